@@ -1,0 +1,259 @@
+package limits
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Group is one task's control group, in every hierarchy in use.
+type Group struct {
+	m       *Manager
+	path    string
+	applied map[string]string
+}
+
+func (m *Manager) make(name string) (*Group, error) {
+	if !nameRE.MatchString(name) {
+		return nil, fmt.Errorf("limits: group name %q: use 1 to 128 of a-z, 0-9 and -", name)
+	}
+	g := &Group{m: m, path: m.parent + "/" + name, applied: map[string]string{}}
+	for _, h := range m.active() {
+		if _, err := os.Lstat(h.dir + g.path); err == nil {
+			return nil, fmt.Errorf("limits: group %s: %w", g.path, os.ErrExist)
+		}
+	}
+	for _, h := range m.active() {
+		if err := makeDirs(h, g.path); err != nil {
+			return nil, errors.Join(err, g.Close())
+		}
+	}
+	return g, nil
+}
+
+// Create makes an empty group with l in force: each value was read back. The caller closes it.
+func (m *Manager) Create(name string, l Limits) (*Group, error) {
+	if err := m.Check(l); err != nil {
+		return nil, err
+	}
+	g, err := m.make(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.apply(l); err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
+	return g, nil
+}
+
+func (g *Group) apply(l Limits) error {
+	for k, v := range l.asked() {
+		if !g.m.can[k] {
+			continue
+		}
+		for _, f := range files[k] {
+			s := strconv.FormatInt(v, 10)
+			want := s
+			switch f {
+			case "cpu.max":
+				s += " 100000"
+				want = s
+			case "io.weight":
+				want = "default " + s
+			case "memory.max", "memory.limit_in_bytes":
+				want = strconv.FormatInt(v/int64(os.Getpagesize())*int64(os.Getpagesize()), 10)
+			case "cpu.cfs_quota_us":
+				if err := g.set("cpu.cfs_period_us", "100000", "100000"); err != nil {
+					return err
+				}
+			}
+			if err := g.set(f, s, want); err != nil {
+				return err
+			}
+			if f == "memory.limit_in_bytes" {
+				if err := g.set("memory.memsw.limit_in_bytes", s, want); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return errors.Join(g.set("memory.swap.max", "0", "0"), g.set("memory.oom.group", "1", "1"))
+}
+
+// set does nothing where the file is absent: which limits that leaves out was decided by Check.
+func (g *Group) set(f, v, want string) error {
+	p := g.file(f)
+	if p == "" {
+		return nil
+	}
+	if err := write(p, v); err != nil {
+		return err
+	}
+	if g.applied[f] = read(p); g.applied[f] != want {
+		return fmt.Errorf("limits: %s is %q after writing %q", f, g.applied[f], v)
+	}
+	return nil
+}
+
+func (g *Group) file(f string) string {
+	for _, h := range g.m.active() {
+		p := h.dir + g.path + "/" + f
+		if _, err := os.Stat(p); err == nil {
+			return p
+		}
+	}
+	return ""
+}
+
+// Path is relative to the root of each hierarchy.
+func (g *Group) Path() string { return g.path }
+
+// Applied maps a kernel file to its value as read back.
+func (g *Group) Applied() map[string]string { return g.applied }
+
+// Add moves a process into the group, for all controllers.
+func (g *Group) Add(pid int) error {
+	for _, h := range g.m.active() {
+		if err := write(h.dir+g.path+"/cgroup.procs", strconv.Itoa(pid)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *Group) walk(fn func(dir string)) error {
+	for _, h := range g.m.all {
+		err := filepath.WalkDir(h.dir+g.path, func(p string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				fn(p)
+			}
+			if errors.Is(err, os.ErrNotExist) {
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("limits: %w", err)
+		}
+	}
+	return nil
+}
+
+// Procs lists the processes of the group and of those nested in it.
+func (g *Group) Procs() ([]int, error) {
+	seen := map[int]bool{}
+	var out []int
+	err := g.walk(func(dir string) {
+		for _, s := range strings.Fields(read(dir + "/cgroup.procs")) {
+			if n, err := strconv.Atoi(s); err == nil && n > 0 && !seen[n] {
+				seen[n] = true
+				out = append(out, n)
+			}
+		}
+	})
+	return out, err
+}
+
+// Events reads the counts; on v1 nested groups are summed, as the kernel does not.
+func (g *Group) Events() (e Events, err error) {
+	if g.m.mode == "v2" {
+		e.OOMKills = field(read(g.file("memory.events")), "oom_kill")
+		e.PidsMaxHits = field(read(g.file("pids.events")), "max")
+		return e, nil
+	}
+	err = g.walk(func(dir string) {
+		e.OOMKills += field(read(dir+"/memory.oom_control"), "oom_kill")
+		e.PidsMaxHits += field(read(dir+"/pids.events"), "max")
+	})
+	return e, err
+}
+
+func field(s, key string) int64 {
+	for line := range strings.Lines(s) {
+		if f := strings.Fields(line); len(f) == 2 && f[0] == key {
+			n, _ := strconv.ParseInt(f[1], 10, 64)
+			return n
+		}
+	}
+	return 0
+}
+
+// Kill sends SIGKILL to all in the group. On v1 the group is frozen meanwhile, so that no pid read can be reused.
+func (g *Group) Kill() error {
+	if p := g.file("cgroup.kill"); p != "" {
+		return write(p, "1")
+	}
+	p := g.file("freezer.state")
+	if p == "" {
+		return errors.New("limits: neither cgroup.kill nor the freezer is there: mount the freezer hierarchy")
+	}
+	for range 100 {
+		if err := write(p, "FROZEN"); err != nil {
+			return err
+		}
+		pids, err := g.Procs()
+		for _, pid := range pids {
+			if e := unix.Kill(pid, unix.SIGKILL); e != nil && e != unix.ESRCH {
+				err = errors.Join(err, e)
+			}
+		}
+		if err = errors.Join(err, write(p, "THAWED")); err != nil || len(pids) == 0 {
+			return err
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	return nil // exiting still; Wait tells
+}
+
+// Wait returns when the group is empty.
+func (g *Group) Wait(ctx context.Context) error {
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		if pids, err := g.Procs(); err != nil || len(pids) == 0 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("limits: group %s is not empty: %w", g.path, ctx.Err())
+		case <-time.After(pause):
+		}
+	}
+}
+
+// Close kills what is left, waits 10 s at most and removes the group everywhere. It may be called again.
+func (g *Group) Close() error {
+	if pids, err := g.Procs(); err != nil {
+		return err
+	} else if len(pids) > 0 {
+		if err := g.Kill(); err != nil {
+			return err
+		}
+	}
+	ctx, stop := context.WithTimeout(context.Background(), 10*time.Second)
+	defer stop()
+	for {
+		if err := g.Wait(ctx); err != nil {
+			return err
+		}
+		var dirs []string
+		if err := g.walk(func(d string) { dirs = append(dirs, d) }); err != nil || len(dirs) == 0 {
+			return err
+		}
+		for i := len(dirs) - 1; i >= 0; i-- {
+			if err := os.Remove(dirs[i]); err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("limits: %w", err)
+			}
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("limits: group %s stays busy: %w", g.path, ctx.Err())
+		}
+		time.Sleep(time.Millisecond)
+	}
+}

@@ -1,0 +1,31 @@
+package limits
+
+import (
+	"fmt"
+	"time"
+)
+
+// Config says where groups are made; the zero value is ready for use.
+type Config struct {
+	Parent          string // root-relative group below which tasks' groups go; "" = chosen, see the package doc
+	AllowUnenforced bool   // accept limits this machine cannot enforce
+}
+
+// Limits of one group. 0 or -1 is none; for IOWeight (1–1000) 0 and 100 are the kernel's default.
+type Limits struct{ CPUQuotaUS, MemoryBytes, PidsMax, IOWeight int64 } // CPUQuotaUS: µs per period of 100 ms
+
+// UnenforcedError names a limit that was asked for and cannot be enforced here.
+type UnenforcedError struct{ Limit, Remedy string }
+
+func (e *UnenforcedError) Error() string {
+	return fmt.Sprintf("limits: %s cannot be enforced here: %s", e.Limit, e.Remedy)
+}
+
+// Events counted since the group was made, nested groups included.
+type Events struct{ OOMKills, PidsMaxHits int64 }
+
+// Usage of a group; a nil pointer was not measured.
+type Usage struct {
+	CPUUser, CPUSystem                    time.Duration
+	PeakMemory, PeakPids, IORead, IOWrite *int64 // bytes, but PeakPids
+}

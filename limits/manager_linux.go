@@ -1,0 +1,275 @@
+package limits
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+var nameRE = regexp.MustCompile(`^[a-z0-9-]{1,128}$`)
+
+var used = []string{"cpu", "cpuacct", "memory", "pids", "freezer", "blkio", "cpuset"}
+
+type hierarchy struct {
+	dir  string
+	v2   bool
+	ctls []string
+}
+
+// Manager makes groups below one parent. Safe for concurrent use.
+type Manager struct {
+	cfg    Config
+	mode   string
+	parent string
+	all    []hierarchy
+	can    map[string]bool
+}
+
+// Open finds the mounted hierarchies and makes the parent group.
+func Open(cfg Config) (*Manager, error) {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("limits: %w", err)
+	}
+	m := &Manager{cfg: cfg, all: parseMounts(string(data)), can: map[string]bool{}}
+	v1, v2 := false, false
+	for _, h := range m.all {
+		v2 = v2 || h.v2
+		v1 = v1 || !h.v2
+	}
+	switch {
+	case v1 && v2:
+		m.mode = "hybrid"
+	case v1:
+		m.mode = "v1"
+	case v2:
+		m.mode = "v2"
+	default:
+		return nil, errors.New("limits: no cgroup hierarchy is mounted with its root: mount cgroup2 at /sys/fs/cgroup")
+	}
+	if m.parent, err = m.chooseParent(); err != nil {
+		return nil, err
+	}
+	for _, h := range m.active() {
+		if err := makeDirs(h, m.parent); err != nil {
+			return nil, err
+		}
+	}
+	return m, m.probe()
+}
+
+func parseMounts(s string) (hs []hierarchy) {
+	for line := range strings.Lines(s) {
+		left, right, ok := strings.Cut(line, " - ")
+		l, r := strings.Fields(left), strings.Fields(right)
+		if !ok || len(l) < 5 || len(r) < 3 || l[3] != "/" {
+			continue
+		}
+		switch r[0] {
+		case "cgroup2":
+			hs = append(hs, hierarchy{dir: l[4], v2: true})
+		case "cgroup":
+			hs = append(hs, hierarchy{dir: l[4], ctls: strings.Split(r[2], ",")})
+		}
+	}
+	return hs
+}
+
+// active are the hierarchies groups are made in; the others only matter for removal.
+func (m *Manager) active() (hs []hierarchy) {
+	for _, h := range m.all {
+		if (m.mode == "v2" && h.v2) || slices.ContainsFunc(h.ctls, func(c string) bool { return slices.Contains(used, c) }) {
+			hs = append(hs, h)
+		}
+	}
+	return hs
+}
+
+func (m *Manager) chooseParent() (string, error) {
+	if p := m.cfg.Parent; p != "" {
+		if p == "/" || filepath.Clean(p) != p || p[0] != '/' {
+			return "", fmt.Errorf("limits: parent %q: give a clean absolute group path below /", p)
+		}
+		return p, nil
+	}
+	if m.mode != "v2" {
+		return "/sandboxd", nil
+	}
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return "", fmt.Errorf("limits: %w", err)
+	}
+	own := strings.TrimSpace(strings.TrimPrefix(string(data), "0::"))
+	dir := filepath.Join(m.all[0].dir, own)
+	if own == "/" {
+		return "/sandboxd", nil
+	}
+	if !delegated(dir) {
+		if os.Geteuid() != 0 {
+			return "", fmt.Errorf("limits: group %s is not delegated: run the daemon with Delegate=yes", own)
+		}
+		return "/sandboxd", nil
+	}
+	if err := makeDirs(m.all[0], own+"/daemon"); err != nil {
+		return "", err
+	}
+	if err := write(dir+"/daemon/cgroup.procs", strconv.Itoa(os.Getpid())); err != nil {
+		return "", err
+	}
+	return own + "/tasks", enable(dir)
+}
+
+func delegated(dir string) bool {
+	for _, a := range []string{"user.delegate", "trusted.delegate"} {
+		b := make([]byte, 8)
+		if n, err := unix.Getxattr(dir, a, b); err == nil && string(b[:n]) == "1" {
+			return true
+		}
+	}
+	return read(dir+"/cgroup.procs") == strconv.Itoa(os.Getpid())
+}
+
+// enable turns on what the group was given; what it was not given is reported by Missing.
+func enable(dir string) error {
+	for _, c := range strings.Fields(read(dir + "/cgroup.controllers")) {
+		if slices.Contains([]string{"cpu", "memory", "pids", "io"}, c) {
+			if err := write(dir+"/cgroup.subtree_control", "+"+c); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func makeDirs(h hierarchy, rel string) error {
+	dir := h.dir
+	for _, part := range strings.Split(strings.Trim(rel, "/"), "/") {
+		up := dir
+		dir = filepath.Join(dir, part)
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("limits: %w", err)
+		}
+		if !slices.Contains(h.ctls, "cpuset") {
+			continue
+		}
+		for _, f := range []string{"/cpuset.cpus", "/cpuset.mems"} {
+			if read(dir+f) == "" { // a v1 cpuset takes no task until both are set
+				if err := write(dir+f, read(up+f)); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// files by limit: v2, then v1.
+var files = map[string][]string{
+	"cpu_quota_us": {"cpu.max", "cpu.cfs_quota_us"}, "memory_bytes": {"memory.max", "memory.limit_in_bytes"},
+	"pids_max": {"pids.max", "pids.max"}, "io_weight": {"io.weight", "blkio.bfq.weight", "blkio.weight"},
+}
+
+var limitNames = []string{"cpu_quota_us", "memory_bytes", "pids_max", "io_weight"}
+
+func (m *Manager) probe() error {
+	if m.mode == "v2" {
+		if err := enable(m.all[0].dir + m.parent); err != nil {
+			return err
+		}
+	}
+	g, err := m.make(fmt.Sprintf("probe-%d", os.Getpid()))
+	if err != nil {
+		return err
+	}
+	for limit, fs := range files {
+		m.can[limit] = slices.ContainsFunc(fs, func(f string) bool { return g.file(f) != "" })
+	}
+	return g.Close()
+}
+
+// Mode is "v2", "hybrid" or "v1".
+func (m *Manager) Mode() string { return m.mode }
+
+// Enforces lists the limits that are enforced here.
+func (m *Manager) Enforces() []string {
+	return slices.DeleteFunc(slices.Clone(limitNames), func(l string) bool { return !m.can[l] })
+}
+
+// Missing has a sentence, with the remedy, for each limit not enforced here.
+func (m *Manager) Missing() (out []string) {
+	for _, l := range limitNames {
+		if !m.can[l] {
+			out = append(out, (&UnenforcedError{l, remedy(l)}).Error())
+		}
+	}
+	return out
+}
+
+func remedy(l string) string {
+	return fmt.Sprintf("enable the controller that has %s in the groups above the daemon's, or leave the limit out", files[l][0])
+}
+
+func (l Limits) asked() map[string]int64 {
+	a := map[string]int64{"cpu_quota_us": l.CPUQuotaUS, "memory_bytes": l.MemoryBytes, "pids_max": l.PidsMax, "io_weight": l.IOWeight}
+	for k, v := range a {
+		if v == 0 || v == -1 && k != "io_weight" || v == 100 && k == "io_weight" {
+			delete(a, k)
+		}
+	}
+	return a
+}
+
+// Check returns an error joined of one *UnenforcedError for each limit asked for that cannot be enforced.
+func (m *Manager) Check(l Limits) error {
+	var errs []error
+	asked := l.asked()
+	for _, k := range limitNames {
+		v, ok := asked[k]
+		switch {
+		case !ok:
+		case v < 0 || k == "io_weight" && v > 1000 || k == "cpu_quota_us" && v < 1000:
+			errs = append(errs, fmt.Errorf("limits: %s %d is out of range", k, v))
+		case !m.can[k] && !m.cfg.AllowUnenforced:
+			errs = append(errs, &UnenforcedError{k, remedy(k)})
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Close removes the parent group where it is empty.
+func (m *Manager) Close() error {
+	for _, h := range m.all {
+		err := os.Remove(h.dir + m.parent)
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("limits: %w", err)
+		}
+	}
+	return nil
+}
+
+func read(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+func write(path, v string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("limits: %w", err)
+	}
+	_, err = f.WriteString(v)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("limits: write %q: %w", v, err)
+	}
+	return nil
+}

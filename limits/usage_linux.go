@@ -1,0 +1,116 @@
+package limits
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// OpenDir opens the group for CLONE_INTO_CGROUP; the caller closes it. On v1 and hybrid it is errors.ErrUnsupported: use Add.
+func (g *Group) OpenDir() (*os.File, error) {
+	if g.m.mode != "v2" {
+		return nil, fmt.Errorf("limits: group directory on %s: %w", g.m.mode, errors.ErrUnsupported)
+	}
+	fd, err := unix.Open(g.m.active()[0].dir+g.path, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, fmt.Errorf("limits: open %s: %w", g.path, err)
+	}
+	return os.NewFile(uintptr(fd), g.path), nil
+}
+
+// Usage reads what the group has used so far, nested groups included.
+func (g *Group) Usage() (Usage, error) {
+	if g.m.mode == "v2" {
+		s := read(g.file("cpu.stat"))
+		if s == "" {
+			return Usage{}, fmt.Errorf("limits: group %s: cpu.stat: %w", g.path, os.ErrNotExist)
+		}
+		u := Usage{CPUUser: time.Duration(field(s, "user_usec")) * time.Microsecond, CPUSystem: time.Duration(field(s, "system_usec")) * time.Microsecond,
+			PeakMemory: number(read(g.file("memory.peak"))), PeakPids: number(read(g.file("pids.peak")))}
+		if p := g.file("io.stat"); p != "" {
+			u.IORead, u.IOWrite = ioStat(read(p))
+		}
+		return u, nil
+	}
+	user, sys := number(read(g.file("cpuacct.usage_user"))), number(read(g.file("cpuacct.usage_sys")))
+	if user == nil || sys == nil {
+		return Usage{}, fmt.Errorf("limits: group %s: cpuacct.usage_user: %w: mount the cpuacct hierarchy", g.path, os.ErrNotExist)
+	}
+	u := Usage{CPUUser: time.Duration(*user), CPUSystem: time.Duration(*sys),
+		PeakMemory: number(read(g.file("memory.max_usage_in_bytes"))), PeakPids: number(read(g.file("pids.peak")))}
+	if p := g.file("blkio.throttle.io_service_bytes_recursive"); p != "" {
+		u.IORead, u.IOWrite = blkioStat(read(p))
+	}
+	return u, nil
+}
+
+func number(s string) *int64 {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return nil
+	}
+	return &n
+}
+
+func ioStat(s string) (r, w *int64) {
+	r, w = new(int64), new(int64)
+	for _, f := range strings.Fields(s) {
+		k, v, _ := strings.Cut(f, "=")
+		n, _ := strconv.ParseInt(v, 10, 64)
+		switch k {
+		case "rbytes":
+			*r += n
+		case "wbytes":
+			*w += n
+		}
+	}
+	return r, w
+}
+
+func blkioStat(s string) (r, w *int64) {
+	r, w = new(int64), new(int64)
+	for line := range strings.Lines(s) {
+		f := strings.Fields(line)
+		if len(f) != 3 {
+			continue
+		}
+		n, _ := strconv.ParseInt(f[2], 10, 64)
+		switch f[1] {
+		case "Read":
+			*r += n
+		case "Write":
+			*w += n
+		}
+	}
+	return r, w
+}
+
+// Sweep kills and removes the groups below the parent, in any hierarchy, whose name alive reports false.
+// swept holds those removed, also when err is not nil.
+func (m *Manager) Sweep(alive func(name string) bool) (swept []string, err error) {
+	seen := map[string]bool{}
+	for _, h := range m.all {
+		entries, e := os.ReadDir(h.dir + m.parent)
+		if e != nil && !errors.Is(e, os.ErrNotExist) {
+			err = errors.Join(err, fmt.Errorf("limits: %w", e))
+		}
+		for _, d := range entries {
+			name := d.Name()
+			if !d.IsDir() || seen[name] || alive(name) {
+				continue
+			}
+			seen[name] = true
+			if e := (&Group{m: m, path: m.parent + "/" + name}).Close(); e != nil {
+				err = errors.Join(err, e)
+				continue
+			}
+			swept = append(swept, name)
+		}
+	}
+	return swept, err
+}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,13 +20,17 @@ type Group struct {
 	m       *Manager
 	path    string
 	applied map[string]string
+	oom     chan struct{}
+	event   *os.File
+	ended   chan struct{}
+	stop    sync.Once
 }
 
 func (m *Manager) make(name string) (*Group, error) {
 	if !nameRE.MatchString(name) {
 		return nil, fmt.Errorf("limits: group name %q: use 1 to 128 of a-z, 0-9 and -", name)
 	}
-	g := &Group{m: m, path: m.parent + "/" + name, applied: map[string]string{}}
+	g := &Group{m: m, path: m.parent + "/" + name, applied: map[string]string{}, oom: make(chan struct{})}
 	for _, h := range m.active() {
 		if _, err := os.Lstat(h.dir + g.path); err == nil {
 			return nil, fmt.Errorf("limits: group %s: %w", g.path, os.ErrExist)
@@ -48,7 +53,7 @@ func (m *Manager) Create(name string, l Limits) (*Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := g.apply(l); err != nil {
+	if err := errors.Join(g.apply(l), g.watch()); err != nil {
 		return nil, errors.Join(err, g.Close())
 	}
 	return g, nil
@@ -229,6 +234,7 @@ func (g *Group) Wait(ctx context.Context) error {
 
 // Close kills what is left, waits 10 s at most and removes the group everywhere. It may be called again.
 func (g *Group) Close() error {
+	g.unwatch()
 	if pids, err := g.Procs(); err != nil {
 		return err
 	} else if len(pids) > 0 {

@@ -10,6 +10,7 @@ import (
 
 func TestSweepAndOOM(t *testing.T) {
 	testutil.RequireRoot(t)
+	testutil.CheckLeaks(t)
 	m, err := Open(Config{Parent: "/sandboxd-sweep-test"})
 	if err != nil {
 		t.Fatal(err)
@@ -37,6 +38,7 @@ func TestSweepAndOOM(t *testing.T) {
 		if e, err := g.Events(); err != nil || e.OOMKills == 0 {
 			t.Fatalf("events %+v, %v", e, err)
 		}
+		<-g.OOM()
 		u, err := g.Usage()
 		if err != nil || u.CPUUser+u.CPUSystem == 0 || u.PeakMemory == nil || *u.PeakMemory < 8<<20 {
 			t.Fatalf("usage %+v, %v", u, err)

@@ -184,7 +184,11 @@ func (m *Manager) probe() error {
 			return err
 		}
 	}
-	g, err := m.make(fmt.Sprintf("probe-%d", os.Getpid()))
+	name := fmt.Sprintf("probe-%d", os.Getpid())
+	if err := (&Group{m: m, path: m.parent + "/" + name}).Close(); err != nil { // of a dead daemon with our pid
+		return err
+	}
+	g, err := m.make(name)
 	if err != nil {
 		return err
 	}

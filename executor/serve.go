@@ -2,6 +2,8 @@ package executor
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -14,12 +16,17 @@ const maxInFlight = 4096
 // Serve answers the requests of in on out by e, as the package doc says, until
 // in is closed, ctx ends or a Shutdown was answered. The first two are a lost
 // connection: its tasks are canceled and waited for, and answers are dropped.
-// It closes neither channel, and e only upon Shutdown. A slow reader of out
+// It closes neither channel, and e only upon Shutdown, whose answer is the last:
+// what was still unread in in then is answered by the end of the connection. A slow reader of out
 // holds up the tasks whose events it does not take, never the reading of in.
 func Serve(ctx context.Context, e Executor, in <-chan Request, out chan<- Response) error {
 	ctx, lose := context.WithCancel(ctx)
 	c := &conn{e: e, ctx: ctx, out: out, pending: map[uint64]context.CancelFunc{}, done: make(chan struct{})}
 	err := c.read(in)
+	if c.last != nil {
+		c.rest.Wait() // an answer under way is not lost to the end of the connection
+		c.send(*c.last)
+	}
 	lose()
 	c.all.Wait()
 	return err
@@ -30,9 +37,11 @@ type conn struct {
 	ctx  context.Context
 	out  chan<- Response
 	done chan struct{} // closed once Shutdown was answered
-	// all counts every goroutine, tasks those of ExecuteTask. Only read adds to
-	// them, to tasks only while !closing.
-	all, tasks sync.WaitGroup
+	// last is the answer to Shutdown, set before done is closed.
+	last *Response
+	// all counts every goroutine, rest all but that of Shutdown, tasks those of
+	// ExecuteTask. Only read adds to them, to tasks only while !closing.
+	all, rest, tasks sync.WaitGroup
 
 	mu       sync.Mutex
 	pending  map[uint64]context.CancelFunc
@@ -78,10 +87,18 @@ func (c *conn) take(r Request) error {
 	_, task := r.Body.(ExecuteTask)
 	_, shut := r.Body.(Shutdown)
 	c.closing = c.closing || shut
+	if shut {
+		c.all.Go(func() {
+			defer cancel()
+			c.last = &Response{ID: r.ID, Body: c.answer(ctx, r)}
+			close(c.done)
+		})
+		return nil
+	}
 	if task {
 		c.tasks.Add(1)
 	}
-	c.all.Go(func() {
+	c.start(func() {
 		defer cancel()
 		body := c.answer(ctx, r)
 		c.mu.Lock()
@@ -91,11 +108,17 @@ func (c *conn) take(r Request) error {
 		if task {
 			c.tasks.Done()
 		}
-		if shut {
-			close(c.done)
-		}
 	})
 	return nil
+}
+
+// start runs f as a goroutine that the answer to Shutdown waits for.
+func (c *conn) start(f func()) {
+	c.rest.Add(1)
+	c.all.Go(func() {
+		defer c.rest.Done()
+		f()
+	})
 }
 
 func (c *conn) admit(r Request, cancel context.CancelFunc) *Error {
@@ -132,7 +155,7 @@ func (c *conn) refuse(id uint64, e *Error) error {
 		return Errorf(Unavailable, "%d refusals were not read; the connection is given up", maxInFlight)
 	}
 	c.refusals++
-	c.all.Go(func() {
+	c.start(func() {
 		c.send(Response{ID: id, Body: e})
 		c.mu.Lock()
 		c.refusals--
@@ -151,7 +174,9 @@ func (c *conn) send(r Response) {
 func (c *conn) answer(ctx context.Context, r Request) (body ResponseBody) {
 	defer func() {
 		if p := recover(); p != nil {
-			body = Errorf(Internal, "executor panicked: %v\n%s", p, debug.Stack())
+			// The stack tells of the daemon's inside: it is for its log alone.
+			fmt.Fprintf(os.Stderr, "executor panicked: %v\n%s", p, debug.Stack())
+			body = Errorf(Internal, "executor panicked; see the daemon's log")
 		}
 	}()
 	var err error

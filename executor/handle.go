@@ -1,0 +1,200 @@
+package executor
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Handle is the caller's end of the protocol: an Executor whose work is done by
+// whoever answers its requests. It serves any number of goroutines at once;
+// answers are matched by id.
+type Handle struct {
+	tx   chan<- Request
+	gone chan struct{} // closed when no more answers come
+
+	mu      sync.Mutex
+	next    uint64
+	waiting map[uint64]*call
+	closed  bool
+}
+
+type call struct {
+	events EventFunc
+	answer chan ResponseBody // of capacity 1
+}
+
+// NewHandle sends requests on tx and takes answers from rx until rx is closed;
+// every waiter and later caller then gets an Unavailable error. It closes
+// neither. An EventFunc that blocks holds up all answers of this Handle.
+func NewHandle(tx chan<- Request, rx <-chan Response) *Handle {
+	h := &Handle{tx: tx, gone: make(chan struct{}), waiting: map[uint64]*call{}}
+	go h.receive(rx)
+	return h
+}
+
+func (h *Handle) receive(rx <-chan Response) {
+	defer close(h.gone)
+	for r := range rx {
+		h.mu.Lock()
+		c := h.waiting[r.ID]
+		ev, isEvent := r.Body.(TaskEvent)
+		if !isEvent {
+			delete(h.waiting, r.ID)
+		}
+		h.mu.Unlock()
+		switch {
+		case c == nil: // an answer to nobody: the far end's fault, and no harm
+		case isEvent && c.events != nil:
+			c.events(ev)
+		case !isEvent:
+			c.answer <- r.Body
+		}
+	}
+}
+
+func errGone() error {
+	return Errorf(Unavailable, "the executor is gone; start it again, or use another")
+}
+
+// ask sends one request and waits for its answer. The end of ctx becomes a
+// CancelTask for a task, whose answer is still waited for; other requests are given up.
+func (h *Handle) ask(ctx context.Context, body RequestBody, events EventFunc) (ResponseBody, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, AsError(err)
+	}
+	c := &call{events: events, answer: make(chan ResponseBody, 1)}
+	h.mu.Lock()
+	h.next++
+	id := h.next
+	h.waiting[id] = c
+	h.mu.Unlock()
+	forget := func() {
+		h.mu.Lock()
+		delete(h.waiting, id)
+		h.mu.Unlock()
+	}
+	select {
+	case h.tx <- Request{ID: id, Body: body}:
+	case <-h.gone:
+		forget()
+		return nil, errGone()
+	case <-ctx.Done():
+		forget()
+		return nil, AsError(ctx.Err())
+	}
+	ended := ctx.Done()
+	for {
+		select {
+		case b := <-c.answer:
+			return result(b)
+		case <-h.gone:
+			return h.late(c)
+		case <-ended:
+			if _, ok := body.(ExecuteTask); !ok {
+				forget()
+				return nil, AsError(ctx.Err())
+			}
+			ended = nil
+			if b, ok := h.cancel(id, c); ok {
+				return result(b)
+			}
+		}
+	}
+}
+
+// cancel sends CancelTask, unless the answer or the end comes first.
+func (h *Handle) cancel(id uint64, c *call) (ResponseBody, bool) {
+	select {
+	case h.tx <- Request{ID: id, Body: CancelTask{}}:
+	case b := <-c.answer:
+		return b, true
+	case <-h.gone:
+	}
+	return nil, false
+}
+
+// late takes an answer that came just before the far end went.
+func (h *Handle) late(c *call) (ResponseBody, error) {
+	select {
+	case b := <-c.answer:
+		return result(b)
+	default:
+		return nil, errGone()
+	}
+}
+
+func result(b ResponseBody) (ResponseBody, error) {
+	if e, ok := b.(*Error); ok {
+		return nil, e
+	}
+	return b, nil
+}
+
+// ask is Handle.ask for an answer of type T.
+func ask[T ResponseBody](ctx context.Context, h *Handle, body RequestBody, events EventFunc) (T, error) {
+	var none T
+	b, err := h.ask(ctx, body, events)
+	if err != nil {
+		return none, err
+	}
+	v, ok := b.(T)
+	if !ok {
+		return none, Errorf(Internal, "the executor answered %T with %T; use the same version at both ends", body, b)
+	}
+	return v, nil
+}
+
+// Execute implements Executor. A spec that is not valid is refused here.
+func (h *Handle) Execute(ctx context.Context, spec *TaskSpec) (*TaskOutput, error) {
+	if err := spec.Validate(); err != nil {
+		return nil, err
+	}
+	events := EventsFrom(ctx)
+	r, err := ask[TaskResult](ctx, h, ExecuteTask{Spec: spec, Events: events != nil}, events)
+	return r.Output, err
+}
+
+// Capabilities implements Executor.
+func (h *Handle) Capabilities(ctx context.Context) (Capabilities, error) {
+	return ask[Capabilities](ctx, h, GetCapabilities{}, nil)
+}
+
+// Status implements Executor.
+func (h *Handle) Status(ctx context.Context) (Status, error) {
+	return ask[Status](ctx, h, GetStatus{}, nil)
+}
+
+// Ping returns nil once the far end answered.
+func (h *Handle) Ping(ctx context.Context) error {
+	_, err := ask[Pong](ctx, h, Ping{}, nil)
+	return err
+}
+
+// Shutdown closes the executor at the far end: it lets tasks end for grace,
+// cancels the rest, and returns when all are answered.
+func (h *Handle) Shutdown(ctx context.Context, grace time.Duration) error {
+	_, err := ask[ShutdownAck](ctx, h, Shutdown{GraceMillis: grace.Milliseconds()}, nil)
+	return err
+}
+
+// Close implements Executor: Shutdown, with the time that ctx has left as grace
+// (no end: MaxTimeout). The end of ctx does not stop the wait for the tasks to be gone.
+func (h *Handle) Close(ctx context.Context) error {
+	h.mu.Lock()
+	again := h.closed
+	h.closed = true
+	h.mu.Unlock()
+	if again {
+		return nil
+	}
+	grace := MaxTimeout
+	if d, ok := ctx.Deadline(); ok {
+		grace = max(0, time.Until(d))
+	}
+	err := h.Shutdown(context.WithoutCancel(ctx), grace)
+	if KindOf(err) == Unavailable {
+		return nil // it is gone, which is what was wanted
+	}
+	return err
+}

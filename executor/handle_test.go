@@ -1,0 +1,152 @@
+package executor_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/internal/testutil"
+)
+
+// blocker runs "block" until it is canceled and answers all else at once.
+type blocker struct{ started chan struct{} }
+
+func (b blocker) Execute(ctx context.Context, s *executor.TaskSpec) (*executor.TaskOutput, error) {
+	switch s.Script {
+	case "block":
+		b.started <- struct{}{}
+		<-ctx.Done()
+		return &executor.TaskOutput{Cause: executor.CauseCanceled}, nil
+	case "panic":
+		panic("secret")
+	}
+	if f := executor.EventsFrom(ctx); f != nil {
+		f(executor.TaskEvent{Kind: executor.EventStdout, Data: []byte(s.Script)})
+	}
+	return &executor.TaskOutput{Cause: executor.CauseExited, Stdout: executor.Stream{Inline: []byte(s.Script)}}, nil
+}
+func (blocker) Capabilities(context.Context) (executor.Capabilities, error) {
+	return executor.Capabilities{MaxParallel: 7}, nil
+}
+func (blocker) Status(context.Context) (executor.Status, error) {
+	return executor.Status{Healthy: true}, nil
+}
+func (blocker) Close(context.Context) error { return nil }
+
+func start(t testing.TB) (*executor.Handle, blocker) {
+	testutil.CheckLeaks(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	b := blocker{make(chan struct{}, 100)}
+	return executor.NewHandle(executor.Start(ctx, b, 4)), b
+}
+
+func TestHandleAnswersManyAtOnce(t *testing.T) {
+	h, _ := start(t)
+	var wg sync.WaitGroup
+	for i := range 64 {
+		wg.Go(func() {
+			want := string(rune('a' + i))
+			var got string
+			ctx := executor.WithEvents(t.Context(), func(e executor.TaskEvent) { got += string(e.Data) })
+			o, err := h.Execute(ctx, &executor.TaskSpec{Script: want})
+			if err != nil || string(o.Stdout.Inline) != want || got != want {
+				t.Errorf("task %q: output %v, events %q, error %v", want, o, got, err)
+			}
+		})
+	}
+	wg.Wait()
+	if c, err := h.Capabilities(t.Context()); err != nil || c.MaxParallel != 7 {
+		t.Errorf("capabilities: %+v, %v", c, err)
+	}
+	if s, err := h.Status(t.Context()); err != nil || !s.Healthy {
+		t.Errorf("status: %+v, %v", s, err)
+	}
+	if err := h.Ping(t.Context()); err != nil {
+		t.Errorf("ping: %v", err)
+	}
+}
+
+func TestHandleCancelWaitsForTheAnswer(t *testing.T) {
+	h, b := start(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-b.started; cancel() }()
+	o, err := h.Execute(ctx, &executor.TaskSpec{Script: "block"})
+	if err != nil || o.Cause != executor.CauseCanceled {
+		t.Fatalf("got %v, %v; want a canceled output", o, err)
+	}
+	if _, err := h.Execute(ctx, &executor.TaskSpec{Script: "x"}); executor.KindOf(err) != executor.Canceled {
+		t.Errorf("with an ended context: %v; want canceled", err)
+	}
+}
+
+func TestHandleRefusesInvalidSpecs(t *testing.T) {
+	h, _ := start(t)
+	_, err := h.Execute(t.Context(), &executor.TaskSpec{})
+	var e *executor.Error
+	if !errors.As(err, &e) || e.Kind != executor.Invalid || e.Field != "script" {
+		t.Errorf("got %v; want invalid script", err)
+	}
+	if _, err := h.Execute(t.Context(), nil); executor.KindOf(err) != executor.Invalid {
+		t.Errorf("nil spec: %v; want invalid", err)
+	}
+}
+
+func TestPanicTellsNothingOfTheInside(t *testing.T) {
+	h, _ := start(t)
+	_, err := h.Execute(t.Context(), &executor.TaskSpec{Script: "panic"})
+	if executor.KindOf(err) != executor.Internal || err.Error() != "executor panicked; see the daemon's log" {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestShutdownAnswersAll(t *testing.T) {
+	h, b := start(t)
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() {
+			o, err := h.Execute(t.Context(), &executor.TaskSpec{Script: "block"})
+			if err != nil || o.Cause != executor.CauseCanceled {
+				t.Errorf("got %v, %v; want a canceled output", o, err)
+			}
+		})
+	}
+	for range 10 {
+		<-b.started
+	}
+	if err := h.Shutdown(t.Context(), time.Millisecond); err != nil {
+		t.Errorf("shutdown: %v", err)
+	}
+	wg.Wait()
+	for range 2 {
+		if err := h.Close(t.Context()); err != nil {
+			t.Errorf("close after shutdown: %v", err)
+		}
+	}
+	if err := h.Ping(t.Context()); executor.KindOf(err) != executor.Unavailable {
+		t.Errorf("ping after shutdown: %v; want unavailable", err)
+	}
+}
+
+func TestLostConnectionCancelsTasks(t *testing.T) {
+	testutil.CheckLeaks(t)
+	b := blocker{make(chan struct{}, 1)}
+	tx, rx := executor.Start(t.Context(), b, 0)
+	h := executor.NewHandle(tx, rx)
+	go func() { <-b.started; close(tx) }()
+	if _, err := h.Execute(t.Context(), &executor.TaskSpec{Script: "block"}); executor.KindOf(err) != executor.Unavailable {
+		t.Errorf("got %v; want unavailable", err)
+	}
+}
+
+func BenchmarkPing(b *testing.B) {
+	h, _ := start(b)
+	for b.Loop() {
+		if err := h.Ping(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

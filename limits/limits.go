@@ -17,6 +17,7 @@ type Limits struct{ CPUQuotaUS, MemoryBytes, PidsMax, IOWeight int64 } // CPUQuo
 // UnenforcedError names a limit that was asked for and cannot be enforced here.
 type UnenforcedError struct{ Limit, Remedy string }
 
+// Error names the limit and the remedy.
 func (e *UnenforcedError) Error() string {
 	return fmt.Sprintf("limits: %s cannot be enforced here: %s", e.Limit, e.Remedy)
 }

@@ -147,7 +147,8 @@ func newJob(binary string, args []string) (testJob, error) {
 		return testJob{}, err
 	}
 	j := testJob{
-		Job:    vmtest.Job{Argv: []string{"/test"}, Dir: wd},
+		// Not the host's folder: that may lie below /tmp, which the guest mounts over.
+		Job:    vmtest.Job{Argv: []string{"/test"}, Dir: "/srv/test"},
 		binary: binary,
 		back:   make(map[string]string),
 	}

@@ -28,8 +28,9 @@ help: ## list the targets
 deps: ## install what is missing of the Debian packages (DEPS="build check test demo bench")
 	@.ci/deps $(DEPS)
 
-build: ## bin/sandboxd
-	$(GOBUILD) -o bin/sandboxd ./cmd/sandboxd
+build: ## every package, and bin/sandboxd where there is a program
+	$(GO) build -tags '$(TAGS)' ./...
+	@if [ -d cmd/sandboxd ]; then $(GOBUILD) -o bin/sandboxd ./cmd/sandboxd; fi
 
 demo: build ## build BusyBox in a sandbox, twice, and see two tasks refused
 	@examples/demo.sh

@@ -69,8 +69,7 @@ const MaxListed = 1000
 type TaskOutput struct {
 	Signature Signature `json:"signature"`
 	// OutputFiles are the declared outputs, directories expanded, sorted by
-	// path; empty unless the task succeeded. Large sets stay bounded by
-	// MaxOutputEntries; OutputTree then has the rest.
+	// path; empty unless the task succeeded.
 	OutputFiles []OutputFile `json:"output_files"`
 
 	Stdout Stream `json:"stdout"`

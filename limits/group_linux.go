@@ -156,29 +156,37 @@ func (g *Group) walk(fn func(dir string)) error {
 func (g *Group) Procs() ([]int, error) {
 	seen := map[int]bool{}
 	var out []int
+	var bad error
 	err := g.walk(func(dir string) {
-		for _, s := range strings.Fields(read(dir + "/cgroup.procs")) {
+		text, err := readIfThere(dir + "/cgroup.procs")
+		bad = errors.Join(bad, err)
+		for _, s := range strings.Fields(text) {
 			if n, err := strconv.Atoi(s); err == nil && n > 0 && !seen[n] {
 				seen[n] = true
 				out = append(out, n)
 			}
 		}
 	})
-	return out, err
+	return out, errors.Join(err, bad)
 }
 
 // Events reads the counts; on v1 nested groups are summed, as the kernel does not.
 func (g *Group) Events() (e Events, err error) {
-	if g.m.mode == "v2" {
-		e.OOMKills = field(read(g.file("memory.events")), "oom_kill")
-		e.PidsMaxHits = field(read(g.file("pids.events")), "max")
-		return e, nil
+	add := func(n *int64, path, key string) {
+		text, bad := readIfThere(path)
+		*n += field(text, key)
+		err = errors.Join(err, bad)
 	}
-	err = g.walk(func(dir string) {
-		e.OOMKills += field(read(dir+"/memory.oom_control"), "oom_kill")
-		e.PidsMaxHits += field(read(dir+"/pids.events"), "max")
+	if g.m.mode == "v2" { // the group's own file counts what lies below, too
+		add(&e.OOMKills, g.file("memory.events"), "oom_kill")
+		add(&e.PidsMaxHits, g.file("pids.events"), "max")
+		return e, err
+	}
+	walked := g.walk(func(dir string) {
+		add(&e.OOMKills, dir+"/memory.oom_control", "oom_kill")
+		add(&e.PidsMaxHits, dir+"/pids.events", "max")
 	})
-	return e, err
+	return e, errors.Join(err, walked)
 }
 
 func field(s, key string) int64 {

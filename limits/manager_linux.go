@@ -258,6 +258,17 @@ func (m *Manager) Close() error {
 	return nil
 }
 
+// readIfThere is the file's text, empty if there is no such file: the controller
+// is not of this hierarchy, or the group was removed meanwhile. What cannot be
+// read for any other reason is an error, never "nothing happened".
+func readIfThere(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+		return "", nil
+	}
+	return string(b), err
+}
+
 func read(path string) string {
 	b, err := os.ReadFile(path)
 	if err != nil {

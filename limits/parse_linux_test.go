@@ -28,3 +28,13 @@ func TestParsers(t *testing.T) {
 		t.Fatal(n)
 	}
 }
+
+func TestUnreadableIsAnError(t *testing.T) {
+	dir := t.TempDir()
+	if s, err := readIfThere(dir + "/none"); s != "" || err != nil {
+		t.Errorf("a missing file: %q, %v; want nothing", s, err)
+	}
+	if _, err := readIfThere(dir); err == nil { // reading a directory fails with EISDIR
+		t.Error("what cannot be read gave no error, so it would count as no event")
+	}
+}

@@ -28,7 +28,10 @@ help: ## list the targets
 deps: ## install what is missing of the Debian packages (DEPS="build check test demo bench")
 	@.ci/deps $(DEPS)
 
-build: ## every package, and bin/sandboxd where there is a program
+deps-%:
+	@.ci/deps $*
+
+build: deps-build ## every package, and bin/sandboxd where there is a program
 	$(GO) build -tags '$(TAGS)' ./...
 	@if [ -d cmd/sandboxd ]; then $(GOBUILD) -o bin/sandboxd ./cmd/sandboxd; fi
 
@@ -37,10 +40,10 @@ demo: build ## build BusyBox in a sandbox, twice, and see two tasks refused
 
 test: test-host test-vm ## all tests: on this machine, and in a VM
 
-test-host: ## the tests on this machine, with the race detector
+test-host: deps-build deps-test ## the tests on this machine, with the race detector
 	CGO_ENABLED=1 $(GO) test -race -tags '$(TAGS)' -timeout 20m ./...
 
-test-vm: vmtools ## the privileged tests on a pure cgroup v2 tree, under VM_KERNEL
+test-vm: deps-test vmtools ## the privileged tests on a pure cgroup v2 tree, under VM_KERNEL
 	@k=$$(internal/vmtest/kernel.sh $(VM_KERNEL)) && echo "test-vm: kernel $${k##*/}" && \
 	$(VM_TEST) -exec "$(CURDIR)/bin/vmexec -kernel $$k" $(VM_PACKAGES)
 
@@ -50,7 +53,7 @@ test-vm-all: test-vm ## test-vm, and again under VM_KERNEL_OLD
 vmtools:
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/ ./internal/vmtest/cmd/...
 
-check: ## vet, lint, formatting, generated code, other systems, modules
+check: deps-build deps-check ## vet, lint, formatting, generated code, other systems, modules
 	@GO='$(GO)' TAGS='$(TAGS)' .ci/check
 
 bench: build ## what a task costs, next to a bare exec, bwrap and runc

@@ -8,6 +8,14 @@ set -eu
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/sandboxd/kernels
 mkdir -p "$cache"
 
+# again PACKAGE...: start anew once with fresh lists, where that is ours to do.
+again() {
+	if [ "$(id -u)" = 0 ] && [ -z "${KERNEL_SH_AGAIN:-}" ] && command -v apt-get >/dev/null; then
+		echo 'kernel.sh: apt-get update' >&2
+		apt-get update -q >&2 && KERNEL_SH_AGAIN=1 exec "$0" "$@"
+	fi
+}
+
 for meta in "$@"; do
 	# The meta package depends on the one that holds the kernel.
 	pkg=$(apt-cache depends "$meta" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
@@ -20,7 +28,12 @@ for meta in "$@"; do
 		tmp=$(mktemp -d "$cache/tmp.XXXXXX")
 		trap 'rm -rf "$tmp"' EXIT
 		# Newer apt keeps /boot/vmlinuz and the modules in one package, as older does.
-		(cd "$tmp" && apt-get download -q "$pkg" >log 2>&1 || { cat log >&2; exit 1; })
+		if ! (cd "$tmp" && apt-get download -q "$pkg" >log 2>&1); then
+			cat "$tmp/log" >&2
+			rm -rf "$tmp"
+			again "$@" # lists too old name what the archive has no more
+			exit 1
+		fi
 		dpkg -x "$tmp"/*.deb "$tmp/x"
 		[ -d "$tmp/x/lib/modules" ] || { mkdir -p "$tmp/x/lib"; mv "$tmp/x/usr/lib/modules" "$tmp/x/lib/modules"; }
 		mv -T "$tmp/x" "$dir" 2>/dev/null || [ -d "$dir" ]
@@ -33,5 +46,6 @@ for meta in "$@"; do
 	kept=$(ls -td "$cache/$meta"/*/ 2>/dev/null | head -n 1)
 	[ -z "$kept" ] || { echo "${kept%/}"; exit; }
 done
+again "$@"
 echo "kernel.sh: apt knows none of: $*: run 'make deps', or on another system unpack a kernel package and set VM_KERNEL to its folder" >&2
 exit 1

@@ -1,0 +1,430 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sandboxd/sandboxd/executor"
+)
+
+// openTest opens a cache of a test's own.
+func openTest(t testing.TB, cfg Config) (*Cache, string) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "cache")
+	return reopen(t, dir, cfg), dir
+}
+
+func reopen(t testing.TB, dir string, cfg Config) *Cache {
+	t.Helper()
+	c, err := Open(dir, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil && !errors.Is(err, fs.ErrClosed) {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+func put(t testing.TB, c *Cache, s string) Digest {
+	t.Helper()
+	d, err := c.PutBytes(t.Context(), []byte(s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// flip changes one bit of a file in place.
+func flip(t testing.TB, file string) {
+	t.Helper()
+	if err := os.Chmod(file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 1)
+	if _, err := f.ReadAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 4
+	if _, err := f.WriteAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func noTempFiles(t testing.TB, dir string) {
+	t.Helper()
+	if fs, _ := filepath.Glob(filepath.Join(dir, "tmp", "*", "*")); len(fs) > 0 {
+		t.Errorf("temporary files are left: %v", fs)
+	}
+}
+
+// TestDigestConverts: callers convert digests of tasks, which cannot be imported
+// here, by executor.Digest(d).
+func TestDigestConverts(t *testing.T) {
+	d := DigestOf([]byte("x"))
+	if got := executor.Digest(d).String(); got != d.String() {
+		t.Errorf("%q, want %q", got, d)
+	}
+}
+
+func TestPutOpen(t *testing.T) {
+	c, dir := openTest(t, Config{})
+	for _, s := range []string{"", "hello", strings.Repeat("x", 3<<20)} {
+		d, err := c.Put(t.Context(), strings.NewReader(s))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := DigestOf([]byte(s)); d != want {
+			t.Errorf("digest %v, want %v", d, want)
+		}
+		b, err := c.Open(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(struct{ io.Reader }{b})
+		if err != nil || string(got) != s {
+			t.Errorf("read %d bytes, error %v; want %d", len(got), err, len(s))
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+		if again := put(t, c, s); again != d {
+			t.Errorf("put again: %v, want %v", again, d)
+		}
+	}
+	noTempFiles(t, dir)
+}
+
+func TestBlobReads(t *testing.T) {
+	c, dir := openTest(t, Config{})
+	b, err := c.Open(put(t, c, "hello"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	p := make([]byte, 2)
+	if _, err := b.ReadAt(p, 3); err != nil || string(p) != "lo" {
+		t.Errorf("ReadAt gave %q, %v", p, err)
+	}
+	f, err := os.Create(filepath.Join(dir, "..", "copy"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := b.WriteTo(f); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(f.Name()); err != nil || string(got) != "hello" {
+		t.Errorf("copied %q, %v", got, err)
+	}
+}
+
+func TestBytes(t *testing.T) {
+	c, _ := openTest(t, Config{})
+	d := put(t, c, "hello")
+	if b, err := c.Bytes(d, 5); err != nil || string(b) != "hello" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if _, err := c.Bytes(d, 4); err == nil {
+		t.Error("more than the limit was read")
+	}
+}
+
+func TestBadDigestRefused(t *testing.T) {
+	c, _ := openTest(t, Config{})
+	for _, d := range []Digest{{}, {Hash: "../../etc/passwd"}, {Hash: strings.Repeat("A", 64)}, {Hash: strings.Repeat("a", 64), Size: -1}} {
+		_, err := c.Open(d)
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("Open(%v): %v, want it refused", d, err)
+		}
+		if _, err := c.Missing([]Digest{d}); err == nil {
+			t.Errorf("Missing(%v) said nothing", d)
+		}
+		if err := c.Expect(t.Context(), d, strings.NewReader("x")); err == nil {
+			t.Errorf("Expect(%v) said nothing", d)
+		}
+	}
+}
+
+func TestExpect(t *testing.T) {
+	c, dir := openTest(t, Config{})
+	d := DigestOf([]byte("hello"))
+	for _, wrong := range []string{"", "hell", "jello", "hello!"} {
+		if err := c.Expect(t.Context(), d, strings.NewReader(wrong)); err == nil {
+			t.Errorf("%q was taken for hello", wrong)
+		}
+		if _, err := c.Open(DigestOf([]byte(wrong))); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%q was stored: %v", wrong, err)
+		}
+	}
+	noTempFiles(t, dir)
+	if err := c.Expect(t.Context(), d, strings.NewReader("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if missing, err := c.Missing([]Digest{d}); err != nil || len(missing) != 0 {
+		t.Errorf("missing %v, %v", missing, err)
+	}
+}
+
+func TestMissing(t *testing.T) {
+	c, _ := openTest(t, Config{})
+	here, a, b := put(t, c, "here"), DigestOf([]byte("a")), DigestOf([]byte("b"))
+	size := here
+	size.Size++
+	got, err := c.Missing([]Digest{b, here, a, b})
+	if err != nil || !slices.Equal(got, []Digest{b, a}) {
+		t.Errorf("missing %v, %v", got, err)
+	}
+	if got, err := c.Missing(nil); err != nil || len(got) != 0 {
+		t.Errorf("missing %v of none, %v", got, err)
+	}
+}
+
+// TestBitFlip: one wrong bit is noticed, whether the blob was read before by this
+// process or not.
+func TestBitFlip(t *testing.T) {
+	uses := map[string]func(*Cache, Digest) error{
+		"open": func(c *Cache, d Digest) error {
+			_, err := c.Open(d)
+			if !errors.Is(err, ErrCorrupt) {
+				return errors.Join(errors.New("want ErrCorrupt"), err)
+			}
+			return err
+		},
+		"missing": func(c *Cache, d Digest) error {
+			m, err := c.Missing([]Digest{d})
+			if err == nil && len(m) == 1 {
+				return fs.ErrNotExist
+			}
+			return err
+		},
+		"verify": func(c *Cache, d Digest) error {
+			r, err := c.Verify(context.Background())
+			if err == nil && slices.Equal(r.Corrupt, []Digest{d}) {
+				return fs.ErrNotExist
+			}
+			return err
+		},
+	}
+	for name, use := range uses {
+		for _, known := range []bool{false, true} {
+			c, dir := openTest(t, Config{})
+			d := put(t, c, "some bytes")
+			if !known {
+				c = reopen(t, dir, Config{})
+			}
+			flip(t, filepath.Join(dir, blobPath(d)))
+			if err := use(c, d); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s, known %v: %v, want fs.ErrNotExist", name, known, err)
+			}
+			if _, err := os.Lstat(filepath.Join(dir, blobPath(d))); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s, known %v: the damaged blob is still there: %v", name, known, err)
+			}
+			put(t, c, "some bytes")
+			if _, err := c.Bytes(d, 100); err != nil {
+				t.Errorf("%s, known %v: put again: %v", name, known, err)
+			}
+		}
+	}
+}
+
+// TestFlipBeforePut: a put of what is there but damaged mends it.
+func TestFlipBeforePut(t *testing.T) {
+	c, dir := openTest(t, Config{})
+	d := put(t, c, "some bytes")
+	flip(t, filepath.Join(dir, blobPath(d)))
+	put(t, c, "some bytes")
+	if b, err := c.Bytes(d, 100); err != nil || string(b) != "some bytes" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+func TestTruncatedAndReplaced(t *testing.T) {
+	c, dir := openTest(t, Config{})
+	d := put(t, c, "some bytes")
+	file := filepath.Join(dir, blobPath(d))
+	if err := os.Truncate(file, 3); err != nil {
+		if err := os.Chmod(file, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(file, 3); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.Open(d); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("truncated: %v", err)
+	}
+	put(t, c, "some bytes")
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte("SOME BYTES"), 0o400); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Open(d); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("replaced: %v", err)
+	}
+}
+
+func TestWriter(t *testing.T) {
+	c, dir := openTest(t, Config{MaxBytes: 10})
+	w, err := c.Create()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []string{"a", "b"} {
+		if _, err := io.WriteString(w, s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d, err := w.Commit()
+	if err != nil || d != DigestOf([]byte("ab")) || w.Size() != 2 {
+		t.Errorf("%v, %v", d, err)
+	}
+	w.Abort()
+	if _, err := w.Commit(); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("second commit: %v", err)
+	}
+	if _, err := w.Write([]byte("x")); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("write after commit: %v", err)
+	}
+	if w, err = c.Create(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(make([]byte, 11)); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("11 bytes of 10: %v", err)
+	}
+	if _, err := w.Commit(); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("commit of too much: %v", err)
+	}
+	if w, err = c.Create(); err != nil {
+		t.Fatal(err)
+	}
+	w.Abort()
+	noTempFiles(t, dir)
+}
+
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) { return 0, f.err }
+
+func TestPutFails(t *testing.T) {
+	c, dir := openTest(t, Config{})
+	want := errors.New("the far end is gone")
+	if _, err := c.Put(t.Context(), io.MultiReader(strings.NewReader("abc"), failing{want})); !errors.Is(err, want) {
+		t.Errorf("%v, want %v", err, want)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.Put(ctx, bytes.NewReader(make([]byte, 100))); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, want canceled", err)
+	}
+	noTempFiles(t, dir)
+}
+
+func TestOpenRefuses(t *testing.T) {
+	if _, err := Open(filepath.Join(t.TempDir(), "no", "such"), Config{}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no parent: %v", err)
+	}
+	if _, err := Open(t.TempDir(), Config{MaxBytes: -1}); err == nil {
+		t.Error("a negative size was taken")
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(file, Config{}); err == nil {
+		t.Error("a file was taken for a directory")
+	}
+}
+
+// TestSweep: what a dead process was writing goes at the next Open, what a living
+// one is writing stays.
+func TestSweep(t *testing.T) {
+	c, dir := openTest(t, Config{})
+	w, err := c.Create()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Abort()
+	dead := filepath.Join(dir, "tmp", "DEAD")
+	if err := os.MkdirAll(filepath.Join(dead, "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	reopen(t, dir, Config{})
+	if _, err := os.Lstat(dead); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the leftover is still there: %v", err)
+	}
+	if _, err := w.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Commit(); err != nil {
+		t.Errorf("the living writer: %v", err)
+	}
+}
+
+// TestVerifiedBounded: knowing blobs takes bounded memory.
+func TestVerifiedBounded(t *testing.T) {
+	c, dir := openTest(t, Config{})
+	d := put(t, c, "x")
+	fi, err := os.Lstat(filepath.Join(dir, blobPath(d)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range maxVerified + 10 {
+		c.trust(DigestOf([]byte{byte(i), byte(i >> 8), byte(i >> 16)}), fi)
+	}
+	if n := len(c.verified); n > maxVerified {
+		t.Errorf("%d are known", n)
+	}
+}
+
+// TestTouchKeepsTrust: marking a blob as used does not cost reading it again.
+func TestTouchKeepsTrust(t *testing.T) {
+	c, dir := openTest(t, Config{})
+	d := put(t, c, "x")
+	file := filepath.Join(dir, blobPath(d))
+	old := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(file, old, old); err != nil {
+		t.Fatal(err)
+	}
+	fi, err := os.Lstat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := stampOf(fi); !ok {
+		t.Skip("no inodes to compare here")
+	}
+	c.trust(d, fi)
+	if ok, err := c.keep(d); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	after, err := os.Lstat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if time.Since(after.ModTime()) > time.Minute {
+		t.Error("the use was not noted")
+	}
+	if !c.trusted(d, after) {
+		t.Error("the blob has to be read again")
+	}
+}

@@ -1,0 +1,217 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"sync"
+	"time"
+)
+
+const (
+	// DefaultMaxBytes is the size GC keeps a cache below unless Config says.
+	DefaultMaxBytes = 20 << 30
+	// DefaultGrace is how long what was written or used stays in any case.
+	DefaultGrace = 10 * time.Minute
+)
+
+// ErrCorrupt says that a blob was not what its name says and has been removed.
+// It is an fs.ErrNotExist, for that is what the blob now is.
+var ErrCorrupt = fmt.Errorf("blob was damaged on disk and is removed: %w", fs.ErrNotExist)
+
+// Config says how a Cache behaves. The zero Config is a good one.
+type Config struct {
+	// MaxBytes is what GC brings the blobs below; no single blob may be larger.
+	// 0 means DefaultMaxBytes.
+	MaxBytes int64
+	// Grace is how long what was written or used is safe from GC. A task that
+	// runs longer between storing an output and its result may have to store the
+	// output again. 0 means DefaultGrace, negative none.
+	Grace time.Duration
+}
+
+// Cache is an open cache directory. Its methods may be called by any number of
+// goroutines, until Close.
+type Cache struct {
+	root  *os.Root
+	cfg   Config
+	own   string   // tmp/<random>, this process's
+	alive *os.File // holds the lock that says own is in use
+	index index
+	local sync.RWMutex // the lock, between goroutines; flock knows only open files
+
+	mu       sync.Mutex
+	verified map[string]verification // by hash; guarded by mu
+}
+
+// Open opens the cache in dir, which is made with mode 0700 if it is not there;
+// its parent must be. It sweeps what dead processes were writing. The caller must
+// Close the Cache.
+func Open(dir string, cfg Config) (*Cache, error) {
+	if cfg.MaxBytes < 0 {
+		return nil, fmt.Errorf("cache size %d: want a positive number of bytes, or 0 for %d", cfg.MaxBytes, int64(DefaultMaxBytes))
+	}
+	if cfg.MaxBytes == 0 {
+		cfg.MaxBytes = DefaultMaxBytes
+	}
+	if cfg.Grace == 0 {
+		cfg.Grace = DefaultGrace
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("make cache directory: %w", err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open cache directory: %w", err)
+	}
+	c := &Cache{root: root, cfg: cfg, verified: map[string]verification{}}
+	c.index.init(root)
+	if err := c.prepare(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open cache %s: %w", dir, err), c.Close())
+	}
+	return c, nil
+}
+
+// Close saves the index and removes what was being written. Blobs that are open
+// stay readable.
+func (c *Cache) Close() error {
+	err := c.index.close()
+	if c.alive != nil {
+		err = errors.Join(err, c.root.RemoveAll(c.own), c.root.Remove(c.own+".lock"), c.alive.Close())
+		c.alive = nil
+	}
+	return errors.Join(err, c.root.Close())
+}
+
+// prepare makes the directories, so that nothing later has to sync a new one but
+// those of namespaces.
+func (c *Cache) prepare() error {
+	fi, err := c.root.Stat(".")
+	if err != nil {
+		return err
+	}
+	if err := checkPrivate(fi); err != nil {
+		return err
+	}
+	unlock, err := c.lock("lock", true)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	for _, d := range []string{"cas", "ac", "tmp"} {
+		if err := c.mkdir(d); err != nil {
+			return err
+		}
+	}
+	for i := range 256 {
+		if err := c.mkdir(fmt.Sprintf("cas/%02x", i)); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(c.syncDir("cas"), c.syncDir(".")); err != nil {
+		return err
+	}
+	c.sweep()
+	return c.claim()
+}
+
+func (c *Cache) mkdir(name string) error {
+	if err := c.root.Mkdir(name, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
+}
+
+// sweep removes what dead processes were writing: their lock is free. That no
+// process is between making its directory and locking it is what the exclusive
+// lock in prepare ensures.
+func (c *Cache) sweep() {
+	es, err := fs.ReadDir(c.root.FS(), "tmp")
+	if err != nil {
+		return
+	}
+	for _, e := range es {
+		dir := path.Join("tmp", e.Name())
+		if path.Ext(dir) == ".lock" {
+			continue // goes with its directory, or is without one and harmless
+		}
+		f, err := c.root.OpenFile(dir+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			continue
+		}
+		if tryFlock(f) {
+			_ = c.root.RemoveAll(dir)
+			_ = c.root.Remove(dir + ".lock")
+		}
+		_ = f.Close()
+	}
+}
+
+// claim makes the directory in which this process writes.
+func (c *Cache) claim() error {
+	own := "tmp/" + randomName()
+	f, err := c.root.OpenFile(own+".lock", os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if !tryFlock(f) {
+		return errors.Join(fmt.Errorf("lock %s.lock: held by another", own), f.Close())
+	}
+	c.own, c.alive = own, f
+	return c.root.Mkdir(own, 0o700)
+}
+
+// lock takes one of the lock files, waiting for others. Locks are never nested
+// but lock within gc.lock.
+func (c *Cache) lock(name string, exclusive bool) (unlock func(), err error) {
+	f, err := c.root.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := flock(f, exclusive); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock the cache: %w", err), f.Close())
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+// locked runs f while no other process deletes, or if exclusive, relies on
+// anything.
+func (c *Cache) locked(exclusive bool, f func() error) error {
+	if exclusive {
+		c.local.Lock()
+		defer c.local.Unlock()
+	} else {
+		c.local.RLock()
+		defer c.local.RUnlock()
+	}
+	unlock, err := c.lock("lock", exclusive)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return f()
+}
+
+func (c *Cache) syncDir(name string) error {
+	d, err := c.root.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(syncDirFile(d), d.Close())
+}
+
+// reader is r that ends with ctx.
+type reader struct {
+	ctx context.Context
+	r   interface{ Read([]byte) (int, error) }
+}
+
+func (r reader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.r.Read(p)
+}

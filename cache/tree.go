@@ -1,0 +1,4 @@
+package cache
+
+// maxDepth bounds how deep trees are.
+const maxDepth = 512

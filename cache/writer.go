@@ -1,0 +1,221 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"syscall"
+	"time"
+)
+
+// ErrTooLarge says that a blob is larger than the whole cache may be.
+var ErrTooLarge = errors.New("blob is larger than the cache may be: raise the cache's size")
+
+// Writer takes the bytes of a blob whose digest is known when they end. It must
+// be ended by Commit or Abort, and is for one goroutine at a time.
+type Writer struct {
+	c    *Cache
+	f    *os.File // nil once ended
+	name string
+	hash hash.Hash
+	size int64
+	err  error // the first, which Commit repeats
+}
+
+// Create begins a blob.
+func (c *Cache) Create() (*Writer, error) {
+	name := path.Join(c.own, randomName())
+	f, err := c.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o400)
+	if err != nil {
+		return nil, fmt.Errorf("begin a blob: %w", explain(err))
+	}
+	return &Writer{c: c, f: f, name: name, hash: sha256.New()}, nil
+}
+
+// Write adds p to the blob. After an error the blob cannot be committed.
+func (w *Writer) Write(p []byte) (int, error) {
+	if w.err != nil {
+		return 0, w.err
+	}
+	if w.f == nil {
+		return 0, fs.ErrClosed
+	}
+	if w.size+int64(len(p)) > w.c.cfg.MaxBytes {
+		w.err = fmt.Errorf("%w (%d bytes)", ErrTooLarge, w.c.cfg.MaxBytes)
+		return 0, w.err
+	}
+	n, err := w.f.Write(p)
+	w.hash.Write(p[:n])
+	w.size += int64(n)
+	if err != nil {
+		w.err = fmt.Errorf("write a blob: %w", explain(err))
+	}
+	return n, w.err
+}
+
+// Size is the number of bytes written so far.
+func (w *Writer) Size() int64 { return w.size }
+
+// Commit ends the blob and gives it its name. When it returns without an error
+// the blob survives a crash; with one, count on nothing.
+func (w *Writer) Commit() (Digest, error) { return w.commit(nil) }
+
+// commit is Commit of what must be want, if given.
+func (w *Writer) commit(want *Digest) (Digest, error) {
+	if w.f == nil {
+		return Digest{}, fs.ErrClosed
+	}
+	defer w.Abort()
+	if w.err != nil {
+		return Digest{}, w.err
+	}
+	d := digest([sha256.Size]byte(w.hash.Sum(nil)), w.size)
+	if want != nil && d != *want {
+		return Digest{}, fmt.Errorf("blob said to be %v is %v: nothing is stored", *want, d)
+	}
+	ok, err := w.c.stored(d)
+	if !ok && err == nil {
+		err = w.store(d)
+	}
+	if err != nil {
+		return Digest{}, fmt.Errorf("store blob %v: %w", d, explain(err))
+	}
+	return d, nil
+}
+
+// stored reports whether a blob is already here to stay. Who put it may not have
+// synced its name yet; where that is done, syncing again costs next to nothing.
+func (c *Cache) stored(d Digest) (bool, error) {
+	ok, err := c.keep(d)
+	if ok && err == nil {
+		err = c.syncDir(path.Dir(blobPath(d)))
+	}
+	return ok && err == nil, err
+}
+
+func (w *Writer) store(d Digest) error {
+	// A time of our own choosing: a later write sets another, however coarse the
+	// kernel's clock is.
+	if err := w.c.root.Chtimes(w.name, time.Time{}, now()); err != nil {
+		return err
+	}
+	if err := w.f.Sync(); err != nil {
+		return err
+	}
+	err := w.c.locked(false, func() error { return w.c.root.Rename(w.name, blobPath(d)) })
+	if err != nil {
+		return err
+	}
+	w.name = ""
+	if err := w.c.syncDir(path.Dir(blobPath(d))); err != nil {
+		return err
+	}
+	if fi, err := w.f.Stat(); err == nil {
+		w.c.trust(d, fi)
+	}
+	return nil
+}
+
+// Abort ends the blob without storing it. After Commit it does nothing.
+func (w *Writer) Abort() {
+	if w.f == nil {
+		return
+	}
+	_ = w.f.Close()
+	if w.name != "" {
+		_ = w.c.root.Remove(w.name)
+	}
+	w.f = nil
+}
+
+// Put stores what r holds. The blob survives a crash once Put has returned.
+func (c *Cache) Put(ctx context.Context, r io.Reader) (Digest, error) {
+	return c.put(ctx, nil, r)
+}
+
+// PutBytes is Put of b.
+func (c *Cache) PutBytes(ctx context.Context, b []byte) (Digest, error) {
+	if d := DigestOf(b); int64(len(b)) <= c.cfg.MaxBytes {
+		if ok, err := c.stored(d); ok && err == nil {
+			return d, nil
+		}
+	}
+	return c.put(ctx, nil, bytes.NewReader(b))
+}
+
+// Expect is Put of what must have the digest d; if it has another, or more bytes,
+// nothing is stored.
+func (c *Cache) Expect(ctx context.Context, d Digest, r io.Reader) error {
+	if err := d.check(); err != nil {
+		return err
+	}
+	_, err := c.put(ctx, &d, r)
+	return err
+}
+
+func (c *Cache) put(ctx context.Context, want *Digest, r io.Reader) (Digest, error) {
+	w, err := c.Create()
+	if err != nil {
+		return Digest{}, err
+	}
+	defer w.Abort()
+	if want != nil {
+		if want.Size > c.cfg.MaxBytes {
+			return Digest{}, fmt.Errorf("%w (%d bytes)", ErrTooLarge, c.cfg.MaxBytes)
+		}
+		r = io.LimitReader(r, want.Size+1)
+	}
+	// The Writer's own type is hidden, lest it grow a ReadFrom that forgets ctx.
+	if _, err := io.Copy(w, reader{ctx, r}); err != nil {
+		return Digest{}, fmt.Errorf("put a blob: %w", err)
+	}
+	return w.commit(want)
+}
+
+// writeFile puts a small file in place as blobs are: whole, synced, renamed.
+func (c *Cache) writeFile(name string, b []byte) error {
+	tmp := path.Join(c.own, randomName())
+	f, err := c.root.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return explain(err)
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = c.root.Rename(tmp, name)
+	}
+	if err != nil {
+		return errors.Join(explain(err), c.root.Remove(tmp))
+	}
+	return c.syncDir(path.Dir(name))
+}
+
+// explain says what to do where an error does not.
+func explain(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("the cache's file system is full, free space there or lower the cache's size and collect garbage: %w", err)
+	}
+	return err
+}
+
+func blobPath(d Digest) string { return "cas/" + d.Hash[:2] + "/" + d.Hash }
+
+func randomName() string { return rand.Text() }
+
+// now is the time with nanoseconds that no kernel clock tick has.
+func now() time.Time {
+	var b [2]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return time.Now().Truncate(time.Millisecond).Add(time.Duration(int(b[0])<<8 | int(b[1])))
+}

@@ -1,7 +1,7 @@
 package cache
 
 import (
-	"cmp"
+	"crypto/sha256"
 	"fmt"
 	"maps"
 	"slices"
@@ -169,20 +169,22 @@ func checkInputPath(p string) error {
 }
 
 func encodeDirectory(nodes map[string]Node) ([]byte, error) {
-	dir := &rex.Directory{}
+	var entries []dirent
 	below := map[string]map[string]Node{}
 	for p, n := range nodes {
-		switch name, rest, nested := strings.Cut(p, "/"); {
-		case nested:
-			if below[name] == nil {
-				below[name] = map[string]Node{}
+		name, rest, nested := strings.Cut(p, "/")
+		if !nested {
+			e := dirent{name: name, kind: kindFile, sum: n.Digest.sum(), size: n.Digest.Size, executable: n.Executable}
+			if n.Dir {
+				e.kind = kindDir
 			}
-			below[name][rest] = n
-		case n.Dir:
-			dir.Directories = append(dir.Directories, &rex.DirectoryNode{Name: name, Digest: digestProto(n.Digest)})
-		default:
-			dir.Files = append(dir.Files, &rex.FileNode{Name: name, Digest: digestProto(n.Digest), IsExecutable: n.Executable})
+			entries = append(entries, e)
+			continue
 		}
+		if below[name] == nil {
+			below[name] = map[string]Node{}
+		}
+		below[name][rest] = n
 	}
 	for name, nodes2 := range below {
 		if _, taken := nodes[name]; taken {
@@ -192,9 +194,8 @@ func encodeDirectory(nodes map[string]Node) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("in %.200q: %w", name, err)
 		}
-		dir.Directories = append(dir.Directories, &rex.DirectoryNode{Name: name, Digest: digestProto(DigestOf(b))})
+		entries = append(entries, dirent{name: name, kind: kindDir, sum: sha256.Sum256(b), size: int64(len(b))})
 	}
-	slices.SortFunc(dir.Files, func(a, b *rex.FileNode) int { return cmp.Compare(a.Name, b.Name) })
-	slices.SortFunc(dir.Directories, func(a, b *rex.DirectoryNode) int { return cmp.Compare(a.Name, b.Name) })
-	return marshal(dir)
+	sortEntries(entries)
+	return appendDirectory(nil, entries), nil
 }

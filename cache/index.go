@@ -14,11 +14,11 @@ import (
 )
 
 const (
-	// maxIndex bounds the files known, at some 100 bytes of memory each.
-	maxIndex = 1 << 20
+	// maxIndex bounds the files known, at some 150 bytes of memory each.
+	maxIndex = 1 << 19
 	// indexEntry is the size of one in the file.
-	indexEntry = 5*8 + sha256.Size
-	indexMagic = "sbxdidx1"
+	indexEntry = 6*8 + sha256.Size
+	indexMagic = "sbxdidx2"
 	// saveAfter is how many new files are worth a save before Close.
 	saveAfter = 4096
 )
@@ -39,7 +39,14 @@ type index struct {
 	closed bool                 // guarded by mu
 }
 
-type fileID struct{ dev, ino uint64 }
+// fileID is a file as one reader may see it: what was read with the rights of
+// one user tells another nothing.
+type fileID struct {
+	inode
+	reader uint32
+}
+
+type inode struct{ dev, ino uint64 }
 
 type fileState struct {
 	size, mtime, ctime int64 // times in nanoseconds
@@ -68,11 +75,6 @@ func (x *index) loaded() {
 func (x *index) lookup(id fileID, size, mtime, ctime int64) (sum [sha256.Size]byte, ok bool) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	return x.find(id, size, mtime, ctime)
-}
-
-// find is lookup with mu held.
-func (x *index) find(id fileID, size, mtime, ctime int64) (sum [sha256.Size]byte, ok bool) {
 	s, ok := x.known[id]
 	if !ok || s.size != size || s.mtime != mtime || s.ctime != ctime {
 		return sum, false
@@ -81,9 +83,9 @@ func (x *index) find(id fileID, size, mtime, ctime int64) (sum [sha256.Size]byte
 }
 
 // add notes the content of a file that was read beginning at the given time,
-// unless it could be written now and look the same.
+// unless it could be written now and look the same, or has no inode to be told by.
 func (x *index) add(id fileID, s fileState, read time.Time) {
-	if max(s.mtime, s.ctime)+int64(x.settle) >= read.UnixNano() {
+	if id.inode == (inode{}) || max(s.mtime, s.ctime)+int64(x.settle) >= read.UnixNano() {
 		return
 	}
 	x.mu.Lock()
@@ -203,7 +205,7 @@ func encodeIndex(known map[fileID]fileState) []byte {
 	b := make([]byte, head, head+len(known)*indexEntry)
 	copy(b, indexMagic)
 	for id, s := range known {
-		for _, n := range [...]uint64{id.dev, id.ino, uint64(s.size), uint64(s.mtime), uint64(s.ctime)} {
+		for _, n := range [...]uint64{id.dev, id.ino, uint64(id.reader), uint64(s.size), uint64(s.mtime), uint64(s.ctime)} {
 			b = binary.BigEndian.AppendUint64(b, n)
 		}
 		b = append(b, s.sum[:]...)
@@ -224,7 +226,7 @@ func decodeIndex(b []byte) (map[fileID]fileState, error) {
 	}
 	known := make(map[fileID]fileState, len(p.b)/indexEntry)
 	for len(p.b) > 0 {
-		id := fileID{p.uint64(), p.uint64()}
+		id := fileID{inode{p.uint64(), p.uint64()}, uint32(p.uint64())}
 		s := fileState{size: int64(p.uint64()), mtime: int64(p.uint64()), ctime: int64(p.uint64())}
 		s.sum = [sha256.Size]byte(p.bytes(sha256.Size))
 		known[id] = s

@@ -41,7 +41,7 @@ func TestIndexKeeps(t *testing.T) {
 	dir := t.TempDir()
 	now := time.Now()
 	x, y := openIndex(t, dir), openIndex(t, dir)
-	a, b := fileID{1, 1}, fileID{1, 2}
+	a, b := fileID{inode{1, 1}, 0}, fileID{inode{1, 2}, 7}
 	x.add(a, state(1), now)
 	y.add(a, state(2), now)
 	y.add(b, state(3), now)
@@ -61,8 +61,8 @@ func TestIndexRacy(t *testing.T) {
 	x := openIndex(t, t.TempDir())
 	now := time.Now()
 	for _, late := range []fileState{{mtime: now.UnixNano()}, {ctime: now.UnixNano()}, {mtime: now.Add(time.Hour).UnixNano()}} {
-		x.add(fileID{}, late, now)
-		if x.has(fileID{}, late) {
+		x.add(fileID{inode: inode{1, 1}}, late, now)
+		if x.has(fileID{inode: inode{1, 1}}, late) {
 			t.Errorf("%v was taken for settled at %d", late, now.UnixNano())
 		}
 	}
@@ -72,12 +72,12 @@ func TestIndexBounded(t *testing.T) {
 	x := openIndex(t, t.TempDir())
 	now := time.Now()
 	for i := range uint64(maxIndex + 100) {
-		x.add(fileID{1, i}, fileState{}, now)
+		x.add(fileID{inode{1, i}, 0}, fileState{}, now)
 	}
 	if n := len(x.known); n > maxIndex {
 		t.Errorf("%d files are known", n)
 	}
-	if !x.has(fileID{1, maxIndex + 99}, fileState{}) {
+	if !x.has(fileID{inode{1, maxIndex + 99}, 0}, fileState{}) {
 		t.Error("the last file is not known")
 	}
 }
@@ -88,7 +88,7 @@ func TestIndexSavedSoon(t *testing.T) {
 	x := openIndex(t, dir)
 	now := time.Now()
 	for i := range uint64(saveAfter) {
-		x.add(fileID{1, i}, state(1), now)
+		x.add(fileID{inode{1, i}, 0}, state(1), now)
 	}
 	x.saveSoon()
 	x.saving.Wait()
@@ -102,7 +102,7 @@ func TestIndexDamaged(t *testing.T) {
 	dir := t.TempDir()
 	x := openIndex(t, dir)
 	now := time.Now()
-	x.add(fileID{1, 1}, state(1), now)
+	x.add(fileID{inode{1, 1}, 0}, state(1), now)
 	if err := x.save(); err != nil {
 		t.Fatal(err)
 	}
@@ -111,11 +111,11 @@ func TestIndexDamaged(t *testing.T) {
 	if len(y.known) != 0 {
 		t.Errorf("a damaged index was believed: %v", y.known)
 	}
-	y.add(fileID{1, 2}, state(2), now)
+	y.add(fileID{inode{1, 2}, 0}, state(2), now)
 	if err := y.close(); err != nil {
 		t.Fatal(err)
 	}
-	if z := openIndex(t, dir); !z.has(fileID{1, 2}, state(2)) {
+	if z := openIndex(t, dir); !z.has(fileID{inode{1, 2}, 0}, state(2)) {
 		t.Error("the index was not replaced")
 	}
 }
@@ -125,7 +125,7 @@ func TestIndexDamaged(t *testing.T) {
 func FuzzIndex(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte(indexMagic))
-	f.Add(encodeIndex(map[fileID]fileState{{1, 2}: state(3), {4, 5}: state(6)}))
+	f.Add(encodeIndex(map[fileID]fileState{{inode{1, 2}, 3}: state(3), {inode{4, 5}, 6}: state(6)}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		// With its sum made right, or no input would get past it.
 		if head := len(indexMagic) + sha256.Size; len(b) >= head {

@@ -37,8 +37,8 @@ func (h dirHandle) openBeneath(name string, flags uint64) (int, info, error) {
 	switch {
 	case errors.Is(err, unix.EXDEV):
 		return -1, info{}, errMount
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENXIO):
-		return -1, info{}, fmt.Errorf("%w (%w)", ErrChanged, err) // it was there, and of the right type
+	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENXIO):
+		return -1, info{}, fmt.Errorf("%w (%w)", ErrChanged, err) // its type was right
 	case err != nil:
 		return -1, info{}, err
 	}
@@ -74,19 +74,15 @@ func (h dirHandle) names(most int) ([]string, error) {
 }
 
 func (h dirHandle) stat(name string) (info, error) {
-	in, err := statx(h.fd, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT)
-	if errors.Is(err, unix.ENOENT) {
-		err = ErrChanged // it was listed
-	}
-	return in, err
+	return statx(h.fd, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT)
 }
 
 func (h dirHandle) readlink(name string) (string, error) {
 	buf := make([]byte, unix.PathMax)
 	n, err := again(func() (int, error) { return unix.Readlinkat(h.fd, name, buf) })
 	switch {
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EINVAL):
-		return "", ErrChanged // it was there, and a link
+	case errors.Is(err, unix.EINVAL):
+		return "", ErrChanged // it was a link
 	case err != nil:
 		return "", err
 	case n == len(buf):

@@ -79,9 +79,6 @@ func (h dirHandle) names(most int) ([]string, error) {
 
 func (h dirHandle) stat(name string) (info, error) {
 	fi, err := h.root.Lstat(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = ErrChanged // it was listed
-	}
 	if err != nil {
 		return info{}, err
 	}

@@ -25,7 +25,9 @@ const (
 	// jobsPerWorker is how many jobs must wait for another worker to be worth its
 	// start, which costs as much as some jobs.
 	jobsPerWorker = 8
-	readSize      = 128 << 10
+	// looksPerJob is how many entries of a directory one worker looks at on end.
+	looksPerJob = 256
+	readSize    = 128 << 10
 )
 
 // hasher is one HashTree. Jobs are directories to list and files to read; workers
@@ -49,11 +51,12 @@ type hasher struct {
 	wg      sync.WaitGroup
 }
 
-// job is a file of a directory to read, or the directory itself to list.
+// job is a directory to list, some of its entries to look at, or a file of it to read.
 type job struct {
-	dir  *node
-	slot int // in dir.entries; -1 is dir itself
-	info info
+	do       func(*worker, job) (string, error) // the string is the entry's name in errors
+	dir      *node
+	from, to int // of dir.entries; from is the file to read
+	info     info
 }
 
 // node is a directory that is being hashed.
@@ -91,7 +94,7 @@ func (h *hasher) run(dir *os.File, ex exclusion) (Tree, error) {
 	above.pending.Store(2)
 	root := &node{parent: above, name: ".", exclude: ex}
 	root.pending.Store(1)
-	h.push(job{dir: root, slot: -1})
+	h.push(job{do: (*worker).list, dir: root})
 	h.wg.Wait()
 	runtime.KeepAlive(dir)
 	if h.err != nil {
@@ -175,13 +178,7 @@ func (w *worker) do(j job) {
 		w.fail(err)
 	}
 	if !w.failed.Load() {
-		name, err := "", error(nil)
-		if j.slot < 0 {
-			name, err = w.list(j.dir)
-		} else {
-			name, err = j.dir.entries[j.slot].name, w.readEntry(j)
-		}
-		if err != nil {
+		if name, err := j.do(w, j); err != nil {
 			w.fail(j.dir.explain(name, err))
 		}
 	}
@@ -199,6 +196,9 @@ func treeError(name string, err error) error {
 		if errors.Is(err, ours) {
 			return fmt.Errorf("%q: %w", name, err)
 		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w (%w)", ErrChanged, err) // it was listed
 	}
 	return &TreeError{Path: name, Err: err}
 }
@@ -251,21 +251,13 @@ func (w *worker) finish(n *node) {
 	e.sum, e.size = sha256.Sum256(w.out), int64(len(w.out))
 }
 
-// list reads a directory's entries and queues what there is to do for them. With an
-// error it tells the entry's name, unless it is of the directory itself.
-func (w *worker) list(n *node) (string, error) {
-	h, in, err := n.parent.handle.openDir(n.name)
-	if err != nil {
+// list is the job that reads what entries a directory has.
+func (w *worker) list(j job) (string, error) {
+	n := j.dir
+	if err := n.open(); err != nil {
 		return "", err
 	}
-	n.handle = h
-	if n.depth == 0 {
-		n.mount, n.inode = in.mount, in.inode
-	}
-	if in.inode != n.inode || in.mount != n.mount {
-		return "", ErrChanged
-	}
-	names, err := h.names(w.opt.MaxEntries - int(w.entries.Load()))
+	names, err := n.handle.names(w.opt.MaxEntries - int(w.entries.Load()))
 	if err != nil {
 		return "", err
 	}
@@ -281,31 +273,70 @@ func (w *worker) list(n *node) (string, error) {
 	}
 	slices.Sort(names)
 	n.entries = make([]dirent, len(names))
-	var jobs []job
 	for i, name := range names {
+		n.entries[i].name = name
+	}
+	var jobs []job
+	for from := 0; from < len(names); from += looksPerJob {
+		jobs = append(jobs, job{do: (*worker).lookAll, dir: n, from: from, to: min(from+looksPerJob, len(names))})
+	}
+	if len(jobs) == 1 {
+		return w.lookAll(jobs[0])
+	}
+	w.add(n, jobs)
+	return "", nil
+}
+
+// open opens the directory, which must be the one that was looked at.
+func (n *node) open() error {
+	h, in, err := n.parent.handle.openDir(n.name)
+	if err != nil {
+		return err
+	}
+	n.handle = h
+	if n.depth == 0 {
+		n.mount, n.inode = in.mount, in.inode
+	}
+	if in.inode != n.inode || in.mount != n.mount {
+		return ErrChanged
+	}
+	return nil
+}
+
+// lookAll is the job that looks at some entries.
+func (w *worker) lookAll(j job) (string, error) {
+	var jobs []job
+	for slot := j.from; slot < j.to; slot++ {
 		if err := w.ctx.Err(); err != nil {
-			return name, err
+			return j.dir.entries[slot].name, err
 		}
-		j, err := w.look(n, i, name)
+		next, err := w.look(j.dir, slot)
 		if err != nil {
-			return name, err
+			return j.dir.entries[slot].name, err
 		}
-		if j.dir != nil {
-			jobs = append(jobs, j)
+		if next.do != nil {
+			jobs = append(jobs, next)
 		}
 	}
+	w.add(j.dir, jobs)
+	return "", nil
+}
+
+// add queues jobs that n waits for.
+func (w *worker) add(n *node, jobs []job) {
 	if len(jobs) > 0 {
 		n.pending.Add(int64(len(jobs)))
 		w.push(jobs...)
 	}
-	return "", nil
 }
 
 var errEntries = errors.New("the tree has more entries than the bound: exclude some or raise it")
 
 // look fills an entry from what is known without reading, and says what there is
 // left to do.
-func (w *worker) look(n *node, slot int, name string) (job, error) {
+func (w *worker) look(n *node, slot int) (job, error) {
+	e := &n.entries[slot]
+	name := e.name
 	if !utf8.ValidString(name) {
 		return job{}, errors.New("name is not UTF-8: rename it or exclude it")
 	}
@@ -316,8 +347,6 @@ func (w *worker) look(n *node, slot int, name string) (job, error) {
 	if in.mount != n.mount {
 		return job{}, errMount
 	}
-	e := &n.entries[slot]
-	e.name = name
 	switch in.mode.Type() {
 	case 0:
 		e.kind = kindFile
@@ -325,11 +354,11 @@ func (w *worker) look(n *node, slot int, name string) (job, error) {
 		if known || err != nil {
 			return job{}, err
 		}
-		return job{dir: n, slot: slot, info: in}, nil
+		return job{do: (*worker).readEntry, dir: n, from: slot, info: in}, nil
 	case fs.ModeDir:
 		sub := &node{parent: n, slot: slot, name: name, depth: n.depth + 1, mount: in.mount, inode: in.inode, exclude: n.exclude[name]}
 		sub.pending.Store(1)
-		return job{dir: sub, slot: -1}, nil
+		return job{do: (*worker).list, dir: sub}, nil
 	case fs.ModeSymlink:
 		e.kind = kindLink
 		if e.target, err = n.handle.readlink(name); err == nil && !utf8.ValidString(e.target) {
@@ -366,19 +395,19 @@ func (w *hasher) known(e *dirent, in info) (bool, error) {
 	return ok, nil
 }
 
-// readEntry reads a file for its entry.
-func (w *worker) readEntry(j job) error {
-	e := &j.dir.entries[j.slot]
+// readEntry is the job that reads a file.
+func (w *worker) readEntry(j job) (string, error) {
+	e := &j.dir.entries[j.from]
 	f, in, err := j.dir.handle.openFile(e.name)
 	if err != nil {
-		return err
+		return e.name, err
 	}
 	if in != j.info {
 		err = ErrChanged
 	} else {
 		err = w.sum(e, f, in, f.info)
 	}
-	return errors.Join(err, f.close())
+	return e.name, errors.Join(err, f.close())
 }
 
 // file is the entry of one open file.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strings"
 	"sync"
 	"time"
 )
@@ -24,7 +25,7 @@ var ErrCorrupt = fmt.Errorf("blob was damaged on disk and is removed: %w", fs.Er
 
 // Config says how a Cache behaves. The zero Config is a good one.
 type Config struct {
-	// MaxBytes is what GC brings the blobs below; no single blob may be larger.
+	// MaxBytes is what GC brings blobs and results below; no single blob may be larger.
 	// 0 means DefaultMaxBytes.
 	MaxBytes int64
 	// Grace is how long what was written or used is safe from GC. A task that
@@ -45,6 +46,7 @@ type Cache struct {
 
 	mu       sync.Mutex
 	verified map[string]verification // by hash; guarded by mu
+	synced   map[string]bool         // blobs that are on disk, by hash; guarded by mu
 }
 
 // Open opens the cache in dir, which is made with mode 0700 if it is not there;
@@ -67,7 +69,7 @@ func Open(dir string, cfg Config) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open cache directory: %w", err)
 	}
-	c := &Cache{root: root, cfg: cfg, verified: map[string]verification{}}
+	c := &Cache{root: root, cfg: cfg, verified: map[string]verification{}, synced: map[string]bool{}}
 	c.index.init(root)
 	if err := c.prepare(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open cache %s: %w", dir, err), c.Close())
@@ -111,7 +113,7 @@ func (c *Cache) prepare() error {
 			return err
 		}
 	}
-	if err := errors.Join(c.syncDir("cas"), c.syncDir(".")); err != nil {
+	if err := errors.Join(c.syncName("cas"), c.syncName(".")); err != nil {
 		return err
 	}
 	c.sweep()
@@ -134,10 +136,7 @@ func (c *Cache) sweep() {
 		return
 	}
 	for _, e := range es {
-		dir := path.Join("tmp", e.Name())
-		if path.Ext(dir) == ".lock" {
-			continue // goes with its directory, or is without one and harmless
-		}
+		dir := path.Join("tmp", strings.TrimSuffix(e.Name(), ".lock"))
 		f, err := c.root.OpenFile(dir+".lock", os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
 			continue
@@ -164,8 +163,8 @@ func (c *Cache) claim() error {
 	return c.root.Mkdir(own, 0o700)
 }
 
-// lock takes one of the lock files, waiting for others. Locks are never nested
-// but lock within gc.lock.
+// lock takes one of the lock files, waiting for others; gc.lock may be held then, and
+// no other.
 func (c *Cache) lock(name string, exclusive bool) (unlock func(), err error) {
 	f, err := c.root.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -195,12 +194,13 @@ func (c *Cache) locked(exclusive bool, f func() error) error {
 	return f()
 }
 
-func (c *Cache) syncDir(name string) error {
-	d, err := c.root.Open(name)
+// syncName syncs a file or directory.
+func (c *Cache) syncName(name string) error {
+	f, err := c.root.Open(name)
 	if err != nil {
 		return err
 	}
-	return errors.Join(syncDirFile(d), d.Close())
+	return errors.Join(syncFile(f), f.Close())
 }
 
 // reader is r that ends with ctx.

@@ -19,11 +19,13 @@
 //
 // # What holds
 //
-//   - A blob or result has its name only when it is whole and on disk: it is written
-//     to tmp, synced, renamed, and its directory synced, before the call returns.
-//   - A blob is hashed before it is handed out, and again when its inode, size,
-//     mtime or ctime are no longer those of the last time. A wrong one is removed and is
-//     then as absent as one that never was (ErrCorrupt is an fs.ErrNotExist).
+//   - A blob or result has its name only when it is whole: it is written to tmp and
+//     renamed. A result has its name only when it, its blobs and their names are synced.
+//   - A blob is hashed before it is handed out, by each process, and again when its
+//     inode, size, mtime or ctime are no longer those of the last time. A wrong one is
+//     removed and is then as absent as one that never was (ErrCorrupt is an
+//     fs.ErrNotExist). So a blob that a crash damaged before it was synced does no harm.
+//   - A blob's file is never linked to from elsewhere, nor is its descriptor given away.
 //   - A result is handed out only if all its blobs are there and right.
 //   - Eviction takes what was used longest ago, a result before its blobs, and nothing
 //     that was written or used within the grace period (Config.Grace).

@@ -1,7 +1,9 @@
 package cache
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,13 +17,14 @@ import (
 
 // Stats says what a cache holds.
 type Stats struct {
-	// Blobs is their number, and Bytes their size.
+	// Blobs is their number.
 	Blobs int64 `json:"blobs"`
+	// Results is the number of results in all namespaces.
+	Results int64 `json:"results"`
+	// Bytes is the size of all of them.
 	Bytes int64 `json:"bytes"`
 	// MaxBytes is what GC brings Bytes below.
 	MaxBytes int64 `json:"max_bytes"`
-	// Results is the number of results in all namespaces.
-	Results int64 `json:"results"`
 }
 
 // GCReport says what GC did.
@@ -30,8 +33,8 @@ type GCReport struct {
 	Results int64 `json:"results"`
 	Blobs   int64 `json:"blobs"`
 	Bytes   int64 `json:"bytes"`
-	// Left is the size of the blobs that remain. It is more than the cache's
-	// size if the rest was used within the grace period.
+	// Left is the size of what remains. It is more than the cache's size if the
+	// rest was used within the grace period.
 	Left int64 `json:"left"`
 }
 
@@ -44,8 +47,9 @@ func (c *Cache) Stats() (Stats, error) {
 		return nil
 	})
 	if err == nil {
-		err = c.eachResult(func(resultFile) error {
+		err = c.eachResult(func(r resultFile) error {
 			s.Results++
+			s.Bytes += r.fi.Size()
 			return nil
 		})
 	}
@@ -55,98 +59,157 @@ func (c *Cache) Stats() (Stats, error) {
 	return s, nil
 }
 
-// GC evicts until the blobs take less than Config.MaxBytes: of results and of
+// GC evicts until blobs and results take less than Config.MaxBytes: of results and of
 // blobs that none needs, that which was used longest ago first; with a result go
 // the blobs that no other needs. What was used within the grace period stays. It
-// waits for a GC of another process, and other uses go on meanwhile.
+// waits for a GC of another process, and other uses go on meanwhile. When it ends early,
+// the report says how far it came.
 func (c *Cache) GC(ctx context.Context) (GCReport, error) {
-	unlock, err := c.lock("gc.lock", true)
-	if err != nil {
-		return GCReport{}, err
-	}
-	defer unlock()
-	s := &sweeper{c: c, blobs: map[Digest]*blobUse{}}
-	if err := s.scan(ctx); err != nil {
-		return s.report, fmt.Errorf("collect garbage: %w", err)
-	}
-	if err := s.evict(ctx); err != nil {
+	s := &sweeper{c: c, blobs: map[blobID]*blobUse{}}
+	if err := s.run(ctx); err != nil {
 		return s.report, fmt.Errorf("collect garbage: %w", err)
 	}
 	return s.report, nil
 }
 
 // sweeper is one GC. What it saw in scan may be in use by now, so each deletion
-// looks again under the lock.
+// looks again under the lock. It is made to be small, for there may be millions of blobs.
 type sweeper struct {
 	c      *Cache
-	blobs  map[Digest]*blobUse
+	blobs  map[blobID]*blobUse
 	items  []item
 	report GCReport
 }
 
+type blobID struct {
+	sum  [sha256.Size]byte
+	size int64
+}
+
+func (d Digest) id() blobID { return blobID{d.sum(), d.Size} }
+
+func (id blobID) digest() Digest { return digest(id.sum, id.size) }
+
 type blobUse struct {
-	fi   fs.FileInfo
-	refs int // results that need it
+	used int64 // mtime in nanoseconds
+	refs int   // results that need it
 }
 
-// item is a result, or a blob that none needs.
+// item is a result, or if that has no name, a blob that none needs.
 type item struct {
-	used   time.Time
-	result resultFile
-	needs  []Digest
-	blob   Digest
+	used   int64 // mtime in nanoseconds
+	size   int64
+	result resultFile // without fi
+	blob   blobID
 }
 
+func (s *sweeper) run(ctx context.Context) error {
+	unlock, err := s.c.lockGC(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := s.scan(ctx); err != nil {
+		return err
+	}
+	if s.enough() {
+		return nil
+	}
+	if err := s.order(ctx); err != nil {
+		return err
+	}
+	return s.evict(ctx)
+}
+
+// lockGC waits for a GC of another process.
+func (c *Cache) lockGC(ctx context.Context) (unlock func(), err error) {
+	f, err := c.root.OpenFile("gc.lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	poll := time.NewTicker(50 * time.Millisecond)
+	defer poll.Stop()
+	for !tryFlock(f) {
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(ctx.Err(), f.Close())
+		case <-poll.C:
+		}
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+func (s *sweeper) enough() bool { return s.report.Left < s.c.cfg.MaxBytes }
+
+// scan adds up what there is.
 func (s *sweeper) scan(ctx context.Context) error {
 	err := s.c.eachBlob(func(d Digest, fi fs.FileInfo) error {
-		s.blobs[d] = &blobUse{fi: fi}
+		s.blobs[d.id()] = &blobUse{used: fi.ModTime().UnixNano()}
 		s.report.Left += fi.Size()
 		return ctx.Err()
 	})
-	if err != nil || s.report.Left < s.c.cfg.MaxBytes {
+	if err != nil {
 		return err
 	}
-	err = s.c.eachResult(func(r resultFile) error {
-		e, fi, err := s.c.readEntry(r.name, r.namespace, r.action)
-		switch {
-		case errors.Is(err, errEntry):
-			return s.c.drop(r.name, fi)
-		case err != nil:
-			return absent(err)
+	return s.c.eachResult(func(r resultFile) error {
+		it := item{used: r.fi.ModTime().UnixNano(), size: r.fi.Size(), result: r}
+		it.result.fi = nil
+		s.items = append(s.items, it)
+		s.report.Left += it.size
+		return ctx.Err()
+	})
+}
+
+// order sorts what can go by its last use, which of the blobs are those that no
+// result needs.
+func (s *sweeper) order(ctx context.Context) error {
+	for _, it := range s.items {
+		if err := ctx.Err(); err != nil {
+			return err
 		}
-		r.fi = fi
-		it := item{used: fi.ModTime(), result: r, needs: unique(e.blobs)}
-		for _, d := range it.needs {
-			if b := s.blobs[d]; b != nil {
+		needs, err := s.needs(it.result)
+		if err != nil {
+			return err
+		}
+		for _, d := range needs {
+			if b := s.blobs[d.id()]; b != nil {
 				b.refs++
 			}
 		}
-		s.items = append(s.items, it)
-		return ctx.Err()
-	})
-	for d, b := range s.blobs {
+	}
+	for id, b := range s.blobs {
 		if b.refs == 0 {
-			s.items = append(s.items, item{used: b.fi.ModTime(), blob: d})
+			s.items = append(s.items, item{used: b.used, size: id.size, blob: id})
 		}
 	}
-	slices.SortFunc(s.items, func(a, b item) int { return a.used.Compare(b.used) })
-	return err
+	slices.SortFunc(s.items, func(a, b item) int { return cmp.Compare(a.used, b.used) })
+	return nil
+}
+
+// needs are the blobs of a result, each once. One that is gone needs none; one that is
+// damaged is dropped.
+func (s *sweeper) needs(r resultFile) ([]Digest, error) {
+	e, fi, err := s.c.readEntry(r.name, r.namespace, r.action)
+	if errors.Is(err, errEntry) {
+		return nil, s.c.drop(r.name, fi)
+	}
+	return unique(e.blobs), absent(err)
 }
 
 func (s *sweeper) evict(ctx context.Context) error {
 	for _, it := range s.items {
-		if s.report.Left < s.c.cfg.MaxBytes {
+		if s.enough() {
 			return nil
 		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		err := s.c.locked(true, func() error {
-			if it.result.name == "" {
-				return s.dropBlob(it.blob)
-			}
-			return s.dropResult(it)
-		})
+		var err error
+		if it.result.name == "" {
+			err = s.c.locked(true, func() error { return s.dropBlob(it.blob) })
+		} else {
+			err = s.dropResult(it)
+		}
 		if err != nil {
 			return err
 		}
@@ -154,48 +217,57 @@ func (s *sweeper) evict(ctx context.Context) error {
 	return nil
 }
 
+// dropResult removes a result before its blobs, so that nobody finds one without.
 func (s *sweeper) dropResult(it item) error {
-	gone, err := s.removeUnused(it.result.name, it.result.fi)
-	if err != nil || !gone {
+	needs, err := s.needs(it.result)
+	if err != nil {
 		return err
 	}
-	s.report.Results++
-	for _, d := range it.needs {
-		b := s.blobs[d]
-		if b == nil {
-			continue
+	return s.c.locked(true, func() error {
+		gone, err := s.removeUnused(it.result.name, it.used, it.size)
+		if err != nil || !gone {
+			return err
 		}
-		if b.refs--; b.refs == 0 {
-			err = errors.Join(err, s.dropBlob(d))
+		s.report.Results++
+		for _, d := range needs {
+			b := s.blobs[d.id()]
+			if b == nil {
+				continue
+			}
+			if b.refs--; b.refs == 0 {
+				err = errors.Join(err, s.dropBlob(d.id()))
+			}
 		}
+		return err
+	})
+}
+
+func (s *sweeper) dropBlob(id blobID) error {
+	d := id.digest()
+	gone, err := s.removeUnused(blobPath(d), s.blobs[id].used, id.size)
+	if gone {
+		s.c.distrust(d)
+		s.report.Blobs++
 	}
 	return err
 }
 
-func (s *sweeper) dropBlob(d Digest) error {
-	b := s.blobs[d]
-	gone, err := s.removeUnused(blobPath(d), b.fi)
-	if err != nil || !gone {
-		return err
-	}
-	s.c.distrust(d)
-	s.report.Blobs++
-	s.report.Bytes += b.fi.Size()
-	s.report.Left -= b.fi.Size()
-	return nil
-}
-
 // removeUnused removes a file unless it was used since the scan or within the
 // grace period. The caller holds the lock exclusively.
-func (s *sweeper) removeUnused(name string, seen fs.FileInfo) (bool, error) {
+func (s *sweeper) removeUnused(name string, used, size int64) (bool, error) {
 	fi, err := s.c.root.Lstat(name)
 	if err != nil {
 		return false, absent(err)
 	}
-	if !sameFile(fi, seen) || time.Since(fi.ModTime()) < s.c.cfg.Grace {
+	if fi.ModTime().UnixNano() != used || fi.Size() != size || time.Since(fi.ModTime()) < s.c.cfg.Grace {
 		return false, nil
 	}
-	return true, s.c.root.Remove(name)
+	if err := s.c.root.Remove(name); err != nil {
+		return false, err
+	}
+	s.report.Bytes += size
+	s.report.Left -= size
+	return true, nil
 }
 
 func unique(ds []Digest) []Digest {

@@ -9,5 +9,6 @@ func flock(*os.File, bool) error { return nil }
 
 func tryFlock(*os.File) bool { return true }
 
-// syncDirFile does nothing: a directory cannot be synced here.
-func syncDirFile(*os.File) error { return nil }
+// syncFile does nothing for a directory, which cannot be synced here, nor for a file, which
+// cannot through a descriptor that is open for reading.
+func syncFile(*os.File) error { return nil }

@@ -26,4 +26,4 @@ func tryFlock(f *os.File) bool {
 	return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil
 }
 
-func syncDirFile(d *os.File) error { return d.Sync() }
+func syncFile(f *os.File) error { return f.Sync() }

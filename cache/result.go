@@ -63,7 +63,7 @@ func (c *Cache) Result(namespace string, action Digest) (record []byte, blobs []
 
 // PutResult stores what an action came to: a record, and the blobs without which
 // it is worth nothing, all of which must be here. It replaces what was stored
-// before. A namespace, 1 to 64 of a-z 0-9 and -, is a set of results that share
+// before. When it returns, the result and its blobs survive a crash of the machine. A namespace, 1 to 64 of a-z 0-9 and -, is a set of results that share
 // their trust, such as those of one user.
 func (c *Cache) PutResult(namespace string, action Digest, record []byte, blobs []Digest) error {
 	name, err := resultPath(namespace, action)
@@ -79,6 +79,9 @@ func (c *Cache) PutResult(namespace string, action Digest, record []byte, blobs 
 	}
 	if len(missing) > 0 {
 		return fmt.Errorf("result of %v: blob %v is not here, put it first: %w", action, missing[0], fs.ErrNotExist)
+	}
+	if err := c.sync(blobs); err != nil {
+		return fmt.Errorf("result of %v: %w", action, explain(err))
 	}
 	if err := c.makeResultDir(path.Dir(name)); err != nil {
 		return fmt.Errorf("result of %v: %w", action, explain(err))
@@ -117,7 +120,7 @@ func (c *Cache) makeResultDir(dir string) error {
 	if err := errors.Join(c.mkdir(above), c.mkdir(dir)); err != nil {
 		return err
 	}
-	return errors.Join(c.syncDir("ac"), c.syncDir(above))
+	return errors.Join(c.syncName("ac"), c.syncName(above))
 }
 
 // drop removes a result, unless another took its place meanwhile.

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -435,9 +434,11 @@ func TestTreeSwapped(t *testing.T) {
 	testutil.CheckLeaks(t)
 	c := trusting(t)
 	dir, outside := t.TempDir(), t.TempDir()
-	grow(t, outside, "secret")
 	grow(t, dir, "sub/f", "file")
-	okay := []Digest{hashTree(t, c, dir, TreeOptions{}).Digest}
+	secret := filepath.Join(outside, "secret")
+	if err := os.WriteFile(secret, make([]byte, 1000), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	swap := func(name, target string) {
 		if err := os.Rename(filepath.Join(dir, name), filepath.Join(outside, name)); err != nil {
 			t.Error(err)
@@ -457,23 +458,6 @@ func TestTreeSwapped(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	states := func() {
-		for _, name := range []string{"sub", "file"} {
-			swap(name, outside)
-			okay = append(okay, hashTree(t, c, dir, TreeOptions{}).Digest)
-			back(name)
-		}
-		for _, name := range []string{"sub", "file"} { // between the steps
-			if err := os.Rename(filepath.Join(dir, name), filepath.Join(outside, name)); err != nil {
-				t.Error(err)
-			}
-			okay = append(okay, hashTree(t, c, dir, TreeOptions{}).Digest)
-			if err := os.Rename(filepath.Join(outside, name), filepath.Join(dir, name)); err != nil {
-				t.Error(err)
-			}
-		}
-	}
-	states()
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -483,10 +467,10 @@ func TestTreeSwapped(t *testing.T) {
 				return
 			default:
 			}
-			for _, name := range []string{"sub", "file"} {
-				swap(name, outside)
-				back(name)
-			}
+			swap("sub", outside)
+			back("sub")
+			swap("file", secret)
+			back("file")
 		}
 	})
 	f, err := os.Open(dir)
@@ -500,8 +484,8 @@ func TestTreeSwapped(t *testing.T) {
 		case errors.Is(err, ErrChanged):
 		case err != nil:
 			t.Error(err)
-		case !slices.Contains(okay, tree.Digest):
-			t.Errorf("a tree that never was: %+v", tree)
+		case tree.Bytes >= 1000:
+			t.Errorf("something from outside is in the tree: %+v", tree)
 		}
 	}
 	close(stop)

@@ -41,12 +41,7 @@ func (c *Cache) trust(d Digest, fi fs.FileInfo) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for hash := range c.verified {
-		if len(c.verified) < maxVerified {
-			break
-		}
-		delete(c.verified, hash) // any: it costs one more reading
-	}
+	makeRoom(c.verified)
 	c.verified[d.Hash] = verification{s, d.Size}
 }
 
@@ -54,6 +49,7 @@ func (c *Cache) distrust(d Digest) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.verified, d.Hash)
+	delete(c.synced, d.Hash)
 }
 
 // sameStamp reports whether a file looks unwritten.

@@ -64,8 +64,8 @@ func (w *Writer) Write(p []byte) (int, error) {
 // Size is the number of bytes written so far.
 func (w *Writer) Size() int64 { return w.size }
 
-// Commit ends the blob and gives it its name. When it returns without an error
-// the blob survives a crash; with one, count on nothing.
+// Commit ends the blob and gives it its name. It survives a crash of the machine from
+// when a result that needs it is put.
 func (w *Writer) Commit() (Digest, error) { return w.commit(nil) }
 
 // commit is Commit of what must be want, if given.
@@ -81,7 +81,7 @@ func (w *Writer) commit(want *Digest) (Digest, error) {
 	if want != nil && d != *want {
 		return Digest{}, fmt.Errorf("blob said to be %v is %v: nothing is stored", *want, d)
 	}
-	ok, err := w.c.stored(d)
+	ok, err := w.c.keep(d)
 	if !ok && err == nil {
 		err = w.store(d)
 	}
@@ -91,23 +91,10 @@ func (w *Writer) commit(want *Digest) (Digest, error) {
 	return d, nil
 }
 
-// stored reports whether a blob is already here to stay. Who put it may not have
-// synced its name yet; where that is done, syncing again costs next to nothing.
-func (c *Cache) stored(d Digest) (bool, error) {
-	ok, err := c.keep(d)
-	if ok && err == nil {
-		err = c.syncDir(path.Dir(blobPath(d)))
-	}
-	return ok && err == nil, err
-}
-
 func (w *Writer) store(d Digest) error {
 	// A time of our own choosing: a later write sets another, however coarse the
 	// kernel's clock is.
 	if err := w.c.root.Chtimes(w.name, time.Time{}, now()); err != nil {
-		return err
-	}
-	if err := w.f.Sync(); err != nil {
 		return err
 	}
 	err := w.c.locked(false, func() error { return w.c.root.Rename(w.name, blobPath(d)) })
@@ -115,9 +102,7 @@ func (w *Writer) store(d Digest) error {
 		return err
 	}
 	w.name = ""
-	if err := w.c.syncDir(path.Dir(blobPath(d))); err != nil {
-		return err
-	}
+	w.c.distrust(d) // it may have been known before it was evicted
 	if fi, err := w.f.Stat(); err == nil {
 		w.c.trust(d, fi)
 	}
@@ -136,7 +121,7 @@ func (w *Writer) Abort() {
 	w.f = nil
 }
 
-// Put stores what r holds. The blob survives a crash once Put has returned.
+// Put stores what r holds, as a Writer does.
 func (c *Cache) Put(ctx context.Context, r io.Reader) (Digest, error) {
 	return c.put(ctx, nil, r)
 }
@@ -144,7 +129,7 @@ func (c *Cache) Put(ctx context.Context, r io.Reader) (Digest, error) {
 // PutBytes is Put of b.
 func (c *Cache) PutBytes(ctx context.Context, b []byte) (Digest, error) {
 	if d := DigestOf(b); int64(len(b)) <= c.cfg.MaxBytes {
-		if ok, err := c.stored(d); ok && err == nil {
+		if ok, err := c.keep(d); ok && err == nil {
 			return d, nil
 		}
 	}
@@ -180,7 +165,7 @@ func (c *Cache) put(ctx context.Context, want *Digest, r io.Reader) (Digest, err
 	return w.commit(want)
 }
 
-// writeFile puts a small file in place as blobs are: whole, synced, renamed.
+// writeFile puts a file in place as a whole, and on disk when it returns.
 func (c *Cache) writeFile(name string, b []byte) error {
 	tmp := path.Join(c.own, randomName())
 	f, err := c.root.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
@@ -198,7 +183,7 @@ func (c *Cache) writeFile(name string, b []byte) error {
 	if err != nil {
 		return errors.Join(explain(err), c.root.Remove(tmp))
 	}
-	return c.syncDir(path.Dir(name))
+	return c.syncName(path.Dir(name))
 }
 
 // explain says what to do where an error does not.

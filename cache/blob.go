@@ -73,42 +73,56 @@ func (c *Cache) Bytes(d Digest, limit int64) ([]byte, error) {
 }
 
 // Missing lists those of ds that are not here, each once, in their order. The
-// others are verified and safe from GC for the grace period. Damaged ones are
-// removed and missing.
+// others are verified and marked as used. Damaged ones are removed and missing.
 func (c *Cache) Missing(ds []Digest) ([]Digest, error) {
 	ds = unique(ds)
-	right := make([]bool, len(ds))
-	for i, d := range ds {
-		if err := d.check(); err != nil {
-			return nil, err
+	here, unsure, err := c.look(ds)
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range unsure {
+		if here[i], err = c.keep(ds[i]); err != nil {
+			return nil, fmt.Errorf("look for blob %v: %w", ds[i], err)
 		}
-		err := c.check(d)
-		if absent(err) != nil {
-			return nil, fmt.Errorf("look for blob %v: %w", d, err)
-		}
-		right[i] = err == nil
 	}
 	var missing []Digest
-	err := c.locked(false, func() error {
+	for i, d := range ds {
+		if !here[i] {
+			missing = append(missing, d)
+		}
+	}
+	return missing, nil
+}
+
+// look says which blobs are here and known to be right, and marks them as used; and
+// which have to be read to know.
+func (c *Cache) look(ds []Digest) (here []bool, unsure []int, err error) {
+	for _, d := range ds {
+		if err := d.check(); err != nil {
+			return nil, nil, err
+		}
+	}
+	here = make([]bool, len(ds))
+	err = c.locked(false, func() error {
 		for i, d := range ds {
-			err := fs.ErrNotExist
-			if right[i] {
-				err = c.use(d)
-			}
-			if absent(err) != nil {
+			fi, err := c.root.Lstat(blobPath(d))
+			switch {
+			case absent(err) != nil:
 				return fmt.Errorf("look for blob %v: %w", d, err)
-			}
-			if err != nil {
-				missing = append(missing, d)
+			case err != nil:
+			case c.trusted(d, fi):
+				c.touch(d, fi)
+				here[i] = true
+			default:
+				unsure = append(unsure, i)
 			}
 		}
 		return nil
 	})
-	return missing, err
+	return here, unsure, err
 }
 
-// keep reports whether a blob is here and right; if so it will not be evicted
-// within the grace period.
+// keep reports whether a blob is here and right, and if so marks it as used.
 func (c *Cache) keep(d Digest) (bool, error) {
 	if err := c.check(d); err != nil {
 		return false, absent(err)

@@ -88,8 +88,7 @@ func (c *Cache) Close() error {
 	return errors.Join(err, c.root.Close())
 }
 
-// prepare makes the directories, so that nothing later has to sync a new one but
-// those of namespaces.
+// prepare makes the directories, so that nothing later has to but those of namespaces.
 func (c *Cache) prepare() error {
 	fi, err := c.root.Stat(".")
 	if err != nil {
@@ -108,16 +107,25 @@ func (c *Cache) prepare() error {
 			return err
 		}
 	}
+	if err := c.makeBlobDirs(); err != nil {
+		return err
+	}
+	c.sweep()
+	return c.claim()
+}
+
+// makeBlobDirs makes those of cas/00 to cas/ff that are missing.
+func (c *Cache) makeBlobDirs() error {
+	names, err := c.names("cas")
+	if err != nil || len(names) >= 256 {
+		return err
+	}
 	for i := range 256 {
 		if err := c.mkdir(fmt.Sprintf("cas/%02x", i)); err != nil {
 			return err
 		}
 	}
-	if err := errors.Join(c.syncName("cas"), c.syncName(".")); err != nil {
-		return err
-	}
-	c.sweep()
-	return c.claim()
+	return errors.Join(c.syncName("cas"), c.syncName("."))
 }
 
 func (c *Cache) mkdir(name string) error {

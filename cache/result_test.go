@@ -231,3 +231,16 @@ func BenchmarkStoreResult3(b *testing.B) {
 		putResult(b, c, "u0", ds[0], "record", ds...)
 	}
 }
+
+func BenchmarkOpen(b *testing.B) {
+	_, dir := openTest(b, Config{})
+	for b.Loop() {
+		c, err := Open(dir, Config{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := c.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -54,7 +54,13 @@ func createBeneath(dir *os.File, p string, flags int, mode uint32, resolve uint6
 
 // openParent opens the directory that holds p, for use as a starting point only.
 func openParent(dir *os.File, p string, resolve uint64) (*os.File, error) {
-	return openBeneath(dir, path.Dir(p), unix.O_PATH|unix.O_DIRECTORY, resolve)
+	return openDir(dir, path.Dir(p), resolve)
+}
+
+// openDir opens the directory p below dir, for use as a starting point only. A link
+// is ELOOP: by the name alone it would be ENOTDIR, as a file is.
+func openDir(dir *os.File, p string, resolve uint64) (*os.File, error) {
+	return openBeneath(dir, p+"/.", unix.O_PATH|unix.O_DIRECTORY, resolve)
 }
 
 // lstat is the status of dir's entry name, which is not followed.

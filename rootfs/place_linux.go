@@ -195,7 +195,7 @@ func (p *placer) fill(root *os.File, top string, entries []Entry) error {
 			}
 			in, at = root, d
 			if d != top {
-				sub, err := openBeneath(root, d[len(top)+1:], unix.O_PATH|unix.O_DIRECTORY, beneath)
+				sub, err := openDir(root, d[len(top)+1:], beneath)
 				if err != nil {
 					return explain(e.Path, err)
 				}
@@ -325,8 +325,7 @@ func (p *placer) makeParents(o string) error {
 // enter opens in's directory name, which is at path at, and makes it if need be.
 func (p *placer) enter(in *os.File, name, at string) (*os.File, error) {
 	defer runtime.KeepAlive(in)
-	const flags = unix.O_PATH | unix.O_DIRECTORY
-	d, err := openBeneath(in, name, flags, beneath)
+	d, err := openDir(in, name, beneath)
 	if err != unix.ENOENT {
 		return d, err
 	}
@@ -334,7 +333,7 @@ func (p *placer) enter(in *os.File, name, at string) (*os.File, error) {
 		return nil, err
 	}
 	p.made = append(p.made, at)
-	return openBeneath(in, name, flags, beneath)
+	return openDir(in, name, beneath)
 }
 
 // commit swaps one output in.

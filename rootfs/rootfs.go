@@ -30,7 +30,7 @@ const (
 	// maxPath is the kernel's PATH_MAX less its NUL.
 	maxPath = 4095
 	// maxNames bounds the bytes of all paths and link targets of one Collect.
-	maxNames = 512 << 20
+	maxNames = 128 << 20
 	// maxResolvConf bounds the host's resolv.conf.
 	maxResolvConf = 64 << 10
 	// maxTopLevel bounds the entries of a root's own directory and of its var.
@@ -135,7 +135,8 @@ func (e *EntryError) Unwrap() error { return e.Err }
 type LimitError struct {
 	// Path is where the limit was met, relative to the work directory, raw.
 	Path string
-	// Limit is "bytes", "entries", "depth" or "names".
+	// Limit is what there is too much of: "bytes", "entries", "levels of
+	// directories" or "bytes of names".
 	Limit string
 	// Max is the limit.
 	Max int64

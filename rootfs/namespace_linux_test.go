@@ -29,3 +29,17 @@ func inMountNamespace(t *testing.T, f func()) {
 	}()
 	<-done
 }
+
+// overlay mounts one over a tree of entries, in a mount namespace that will end. Its
+// upper directory is "../upper" of what it returns.
+func overlay(t *testing.T, entries ...string) (merged string) {
+	t.Helper()
+	base := t.TempDir()
+	// Not on an overlay itself, which takes none above.
+	must(t, unix.Mount("test", base, "tmpfs", 0, ""))
+	addTree(t, base, "lower/", "upper/", "work/", "merged/")
+	addTree(t, base+"/lower", entries...)
+	options := "lowerdir=" + base + "/lower,upperdir=" + base + "/upper,workdir=" + base + "/work,userxattr"
+	must(t, unix.Mount("test", base+"/merged", "overlay", 0, options))
+	return base + "/merged"
+}

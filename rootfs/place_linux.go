@@ -25,13 +25,18 @@ const copyChunk = 64 << 20
 // are. Missing parents are made with mode 0755; one that is a symbolic link is
 // refused. All is written beside its place first, under names that begin with
 // ".sandboxd-", and then swapped in, so that an error (no space, say) leaves the
-// tree as it was. The exceptions: a file system that can neither swap nor move
+// tree as it was, but for the times of directories. The exceptions: a file system that can neither swap nor move
 // the old version (a directory of a lower layer of overlayfs) loses it before
 // the new one is there, and a process killed in between leaves what it wrote.
 //
 // open returns the content of a file entry, from offset 0; Place closes it.
 // Everything, open included, runs on the calling goroutine, so that Place may run
-// on a thread that has the caller's credentials: open must then work with them.
+// on a thread with the file system credentials of the tree's owner, as it should
+// where that is another user. open then has those, too: let it return files that
+// were opened before, or by another goroutine.
+//
+// Content is shared where the file system can (reflinks), and copied in the
+// kernel elsewhere. Nothing is synced: a machine that crashes may lose outputs.
 func Place(ctx context.Context, work *os.File, outputs []string, entries []Entry, open func(Entry) (*os.File, error)) error {
 	groups, err := plan(outputs, entries)
 	if err != nil {
@@ -40,7 +45,8 @@ func Place(ctx context.Context, work *os.File, outputs []string, entries []Entry
 	if err := isDir(work); err != nil {
 		return fmt.Errorf("work directory: %w", err)
 	}
-	p := &placer{ctx: ctx, work: work, open: open, token: ".sandboxd-" + rand.Text() + "-"}
+	p := &placer{ctx: ctx, work: work, open: open, token: ".sandboxd-" + rand.Text() + "-", parents: map[string]*os.File{".": work}}
+	defer p.close()
 	for _, g := range groups {
 		if err := p.stage(g); err != nil {
 			return errors.Join(noSpace(err), p.undo())
@@ -52,7 +58,7 @@ func Place(ctx context.Context, work *os.File, outputs []string, entries []Entry
 		}
 	}
 	for _, s := range p.staged {
-		err = errors.Join(err, p.discard(s))
+		err = errors.Join(err, s.discard())
 	}
 	return err
 }
@@ -121,33 +127,49 @@ type placer struct {
 	token  string
 	made   []string // parents that were not there, outermost first
 	staged []*staged
+	// parents are the directories that hold outputs, by path. They stay open, so
+	// that what was staged in one is found again whatever its path leads to by then.
+	parents map[string]*os.File
+}
+
+func (p *placer) close() {
+	for _, d := range p.parents {
+		if d != p.work {
+			d.Close()
+		}
+	}
 }
 
 // staged is one output beside its place, in the same directory.
 type staged struct {
 	path string
-	temp string // the new version's name, until it is in place
-	old  string // the old version's name, once it is out of place; or empty
-	done bool   // the new version is in place
+	dir  *os.File // that holds it; the placer's
+	temp string   // the new version's name, until it is in place
+	old  string   // the old version's name, once it is out of place; or empty
+	done bool     // the new version is in place
 }
 
-func (p *placer) parent(s *staged) (*os.File, error) {
-	d, err := openParent(p.work, s.path, beneath)
-	return d, explain(s.path, err)
+// parent opens the directory that holds the output o, and makes it if need be.
+func (p *placer) parent(o string) (*os.File, error) {
+	dir := path.Dir(o)
+	if d := p.parents[dir]; d != nil {
+		return d, nil
+	}
+	d, err := p.makeParents(dir)
+	if err == nil {
+		p.parents[dir] = d
+	}
+	return d, err
 }
 
 // stage writes one output under a temporary name.
 func (p *placer) stage(g []Entry) error {
 	top := g[0]
-	if err := p.makeParents(top.Path); err != nil {
-		return err
-	}
-	s := &staged{path: top.Path, temp: p.token + strconv.Itoa(len(p.staged))}
-	d, err := p.parent(s)
+	d, err := p.parent(top.Path)
 	if err != nil {
 		return err
 	}
-	defer d.Close()
+	s := &staged{path: top.Path, dir: d, temp: p.token + strconv.Itoa(len(p.staged))}
 	p.staged = append(p.staged, s)
 	if err := p.write(d, s.temp, top); err != nil || top.Kind != 'd' {
 		return err
@@ -296,30 +318,21 @@ func copyPiece(dst, src *os.File, at, size int64) (int64, error) {
 	return m, err
 }
 
-// makeParents makes the directories above the output o that are not there.
-func (p *placer) makeParents(o string) error {
-	dir := path.Dir(o)
-	if dir == "." {
-		return nil
-	}
+// makeParents opens the directory dir, and makes what is missing on the way.
+func (p *placer) makeParents(dir string) (*os.File, error) {
 	at, in := "", p.work
-	defer func() {
-		if in != p.work {
-			in.Close()
-		}
-	}()
 	for name := range strings.SplitSeq(dir, "/") {
 		at = path.Join(at, name)
 		d, err := p.enter(in, name, at)
-		if err != nil {
-			return explain(at, err)
-		}
 		if in != p.work {
 			in.Close()
 		}
+		if err != nil {
+			return nil, explain(at, err)
+		}
 		in = d
 	}
-	return nil
+	return in, nil
 }
 
 // enter opens in's directory name, which is at path at, and makes it if need be.
@@ -333,7 +346,15 @@ func (p *placer) enter(in *os.File, name, at string) (*os.File, error) {
 		return nil, err
 	}
 	p.made = append(p.made, at)
-	return openDir(in, name, beneath)
+	d, err = openBeneath(in, name, unix.O_RDONLY|unix.O_DIRECTORY, beneath)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.Chmod(0o755); err != nil { // whatever the umask
+		d.Close()
+		return nil, err
+	}
+	return d, nil
 }
 
 // commit swaps one output in.
@@ -341,12 +362,8 @@ func (p *placer) commit(s *staged) error {
 	if err := p.ctx.Err(); err != nil {
 		return err
 	}
-	d, err := p.parent(s)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	name := path.Base(s.path)
+	var err error
+	d, name := s.dir, path.Base(s.path)
 	for range maxTries {
 		err = rename(d, s.temp, d, name, unix.RENAME_NOREPLACE)
 		if err == nil {
@@ -366,15 +383,15 @@ func (p *placer) commit(s *staged) error {
 		}
 	}
 	if err == unix.EINVAL || err == unix.EXDEV || err == unix.ENOSYS {
-		return s.replace(d, name)
+		return s.replace(name)
 	}
 	return explain(s.path, err)
 }
 
 // replace is the swap for file systems without one: the old version is moved
 // aside, or removed where it cannot be moved.
-func (s *staged) replace(d *os.File, name string) error {
-	old := s.temp + "-old"
+func (s *staged) replace(name string) error {
+	d, old := s.dir, s.temp+"-old"
 	switch err := rename(d, name, d, old, 0); err {
 	case nil:
 		s.old = old
@@ -397,7 +414,7 @@ func (s *staged) replace(d *os.File, name string) error {
 func (p *placer) undo() error {
 	var errs error
 	for _, s := range slices.Backward(p.staged) {
-		errs = errors.Join(errs, p.revert(s))
+		errs = errors.Join(errs, s.revert())
 	}
 	for _, m := range slices.Backward(p.made) {
 		d, err := openParent(p.work, m, beneath)
@@ -412,13 +429,9 @@ func (p *placer) undo() error {
 	return errs
 }
 
-func (p *placer) revert(s *staged) error {
-	d, err := p.parent(s)
-	if err != nil {
-		return fmt.Errorf("take back: %w", err)
-	}
-	defer d.Close()
-	name := path.Base(s.path)
+func (s *staged) revert() error {
+	d, name := s.dir, path.Base(s.path)
+	var err error
 	switch {
 	case s.done && s.old == s.temp:
 		err = rename(d, s.temp, d, name, unix.RENAME_EXCHANGE)
@@ -435,16 +448,11 @@ func (p *placer) revert(s *staged) error {
 }
 
 // discard removes the old version of an output that is in place.
-func (p *placer) discard(s *staged) error {
+func (s *staged) discard() error {
 	if s.old == "" {
 		return nil
 	}
-	d, err := p.parent(s)
-	if err == nil {
-		err = RemoveTree(d, s.old)
-		d.Close()
-	}
-	if err != nil {
+	if err := RemoveTree(s.dir, s.old); err != nil {
 		return fmt.Errorf("%s is in place, but its old version stays beside it as %s: %w", display(s.path), s.old, err)
 	}
 	return nil

@@ -200,9 +200,9 @@ func TestCollectLimits(t *testing.T) {
 func TestCollectManyFiles(t *testing.T) {
 	dir := t.TempDir()
 	const n = 20_000
-	must(t, os.Mkdir(dir+"/out", 0o755))
-	for i := range n {
-		must(t, unix.Mknod(fmt.Sprintf("%s/out/%d", dir, i), unix.S_IFREG|0o644, 0))
+	addTree(t, dir, "out/0")
+	for i := 1; i < n; i++ {
+		must(t, os.Link(dir+"/out/0", fmt.Sprintf("%s/out/%d", dir, i)))
 	}
 	entries, _, err := Collect(t.Context(), open(t, dir), []string{"out"}, Limits{}, discard)
 	must(t, err)
@@ -220,10 +220,11 @@ func TestCollectManyFiles(t *testing.T) {
 	}
 }
 
-// deep makes a chain of directories below dir/out, deeper than any path can name.
-func deep(t testing.TB, dir string, depth int) {
-	t.Helper()
-	must(t, os.Mkdir(dir+"/out", 0o755))
+// TestDeep: a tree deeper than any path can name ends in an error or in its removal.
+func TestDeep(t *testing.T) {
+	testutil.CheckLeaks(t)
+	const depth = 10_000
+	dir := tree(t, "out/")
 	at, err := unix.Open(dir+"/out", unix.O_PATH|unix.O_CLOEXEC, 0)
 	must(t, err)
 	for range depth {
@@ -234,21 +235,21 @@ func deep(t testing.TB, dir string, depth int) {
 		at = sub
 	}
 	unix.Close(at)
-	t.Cleanup(func() { must(t, RemoveTree(open(t, dir), "out")) })
-}
-
-func TestCollectDeep(t *testing.T) {
-	testutil.CheckLeaks(t)
-	dir := t.TempDir()
-	deep(t, dir, 10_000)
-	_, _, err := collect(t, dir, "out")
+	_, _, err = collect(t, dir, "out")
 	var limit *LimitError
 	if !errors.As(err, &limit) || limit.Limit != "levels of directories" {
 		t.Errorf("error is %v", err)
 	}
 	// Where depth is not what stops it, the length of a path is.
-	_, _, err = Collect(t.Context(), open(t, dir), []string{"out"}, Limits{MaxDepth: 5000}, blobs)
+	_, _, err = Collect(t.Context(), open(t, dir), []string{"out"}, Limits{MaxDepth: depth}, blobs)
 	wantErr(t, err, "is longer than 4095 bytes")
+	got, n, err := Undeclared(t.Context(), open(t, dir), nil, 100)
+	must(t, err)
+	if n != 1 || !strings.HasSuffix(got[0], "/d/ (not searched)") {
+		t.Errorf("%d: %q", n, got)
+	}
+	must(t, RemoveTree(open(t, dir), "out"))
+	wantGone(t, dir+"/out")
 }
 
 func TestCollectStoreFails(t *testing.T) {

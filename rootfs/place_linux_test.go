@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -348,4 +349,42 @@ func TestCopyPiece(t *testing.T) {
 	if n, err := copyPiece(dst, version, 0, int64(len(want))); err != nil || n != int64(len(want)) {
 		t.Errorf("%d bytes of %d, %v", n, len(want), err)
 	}
+}
+
+// FuzzPlan: whatever entries a cache holds, the groups that come of them can be
+// written in order, each below its output.
+func FuzzPlan(f *testing.F) {
+	f.Add("out", "dout\nfout/a\ndout/b\nlout/b/c")
+	f.Add("a\nb", "fb\nla")
+	f.Add("a", "la\nfa/b")
+	f.Fuzz(func(t *testing.T, out, list string) {
+		outputs := strings.Split(out, "\n")
+		var entries []Entry
+		for e := range strings.SplitSeq(list, "\n") {
+			if e != "" {
+				entries = append(entries, Entry{Kind: e[0], Path: e[1:], Target: "t"})
+			}
+		}
+		groups, err := plan(outputs, entries)
+		if err != nil {
+			return
+		}
+		n := 0
+		for _, g := range groups {
+			if !slices.Contains(outputs, g[0].Path) {
+				t.Errorf("%q is no output", g[0].Path)
+			}
+			dirs := map[string]bool{}
+			for i, e := range g {
+				n++
+				if i > 0 && !dirs[filepath.Dir(e.Path)] {
+					t.Errorf("%q comes before its directory, or has none", e.Path)
+				}
+				dirs[e.Path] = e.Kind == 'd'
+			}
+		}
+		if n != len(entries) {
+			t.Errorf("%d of %d entries", n, len(entries))
+		}
+	})
 }

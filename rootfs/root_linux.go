@@ -189,7 +189,8 @@ func mountKind(f *os.File) (string, error) {
 	}
 	_, rest, _ := strings.Cut(string(info), "mnt_id:")
 	id, _, _ := strings.Cut(strings.TrimSpace(rest), "\n")
-	table, err := os.ReadFile("/proc/self/mountinfo")
+	// Not self: the first thread may have another mount namespace.
+	table, err := os.ReadFile("/proc/thread-self/mountinfo")
 	if err != nil {
 		return "", err
 	}

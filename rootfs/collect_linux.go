@@ -196,6 +196,11 @@ func (c *collector) list(d *os.File, p string) ([]string, error) {
 		batch, err := d.Readdirnames(dirBatch)
 		names = append(names, batch...)
 		c.pending += int64(len(batch))
+		for _, n := range batch {
+			if err := c.name(p, n); err != nil {
+				return nil, err
+			}
+		}
 		if int64(len(c.entries))+c.pending > c.lim.MaxEntries {
 			return nil, &LimitError{Path: p, Limit: "entries", Max: c.lim.MaxEntries}
 		}

@@ -147,6 +147,18 @@ func TestCollectHostile(t *testing.T) {
 	}
 }
 
+// TestCollectLease: who holds a lease on a file can make others wait to open it.
+func TestCollectLease(t *testing.T) {
+	dir := tree(t, "out")
+	f, err := os.Open(dir + "/out")
+	must(t, err)
+	defer f.Close()
+	_, err = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK)
+	testutil.Require(t, err == nil, "the file system of the temporary directory has no leases")
+	_, _, err = collect(t, dir, "out")
+	wantErr(t, err, "changes all the time")
+}
+
 func TestCollectDevice(t *testing.T) {
 	testutil.RequireRoot(t)
 	for _, kind := range []uint32{unix.S_IFCHR, unix.S_IFBLK} {

@@ -2,6 +2,7 @@ package rootfs
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -92,10 +93,11 @@ func (r *Rootfs) hashSkeleton(h hash.Hash) error {
 			b, err = os.ReadFile(p)
 			content = string(b)
 		}
-		put(h, rel, d.Type(), content)
-		if err != nil {
+		st, e := d.Info()
+		if err := errors.Join(err, e); err != nil {
 			return fmt.Errorf("skeleton: %w", err)
 		}
+		put(h, rel, st.Mode(), content)
 		return nil
 	})
 }
@@ -175,6 +177,7 @@ type walk struct {
 	resolve uint64
 	flat    bool // only the names, not what is in directories
 	n       int64
+	buf     []byte
 }
 
 // mount digests the tree below a mount.
@@ -183,7 +186,7 @@ func (w *walk) mount(m Mount) error {
 	if err != nil {
 		return fmt.Errorf("root: %w", explain(m.Target[1:], err))
 	}
-	w.entry("", st)
+	w.entry(".", st)
 	if !m.Dir {
 		return nil
 	}
@@ -195,10 +198,16 @@ func (w *walk) mount(m Mount) error {
 	return w.dir(d, m.Target[1:], 0)
 }
 
+// entry adds a name and all that keyOf knows of it but for the device, whose number
+// may change when the machine starts.
 func (w *walk) entry(name string, st unix.Stat_t) {
-	k := keyOf(st)
-	k.dev = 0 // a number that changes when the machine starts
-	put(w.hash, name, k)
+	b := append(w.buf[:0], name...)
+	b = append(b, 0)
+	for _, n := range []int64{int64(st.Ino), int64(st.Mode), int64(st.Uid), int64(st.Gid), st.Size, st.Mtim.Nano(), st.Ctim.Nano()} {
+		b = binary.LittleEndian.AppendUint64(b, uint64(n))
+	}
+	w.hash.Write(b)
+	w.buf = b
 }
 
 func (w *walk) dir(d *os.File, at string, depth int) error {
@@ -226,7 +235,7 @@ func (w *walk) dir(d *os.File, at string, depth int) error {
 			}
 		}
 	}
-	put(w.hash, "end")
+	w.hash.Write([]byte{0}) // no entry has an empty name
 	return nil
 }
 

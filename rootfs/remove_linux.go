@@ -2,6 +2,7 @@ package rootfs
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -33,7 +34,7 @@ func RemoveTree(dir *os.File, name string) error {
 		return fmt.Errorf("remove %s: %w", display(name), err)
 	}
 	defer top.Close()
-	r := &remover{top: top, prefix: ".sandboxd-" + rand.Text() + "-"}
+	r := &remover{top: top, prefix: ".sandboxd-" + rand.Text() + "-", looks: maxLooks}
 	if err := r.all(); err != nil {
 		return fmt.Errorf("remove %s: %w", display(name), err)
 	}
@@ -51,7 +52,12 @@ type remover struct {
 	prefix     string
 	next, done int64 // numbers given out; those dealt with
 	progress   bool
+	looks      int // at entries, that are left to it
 }
+
+// maxLooks bounds the looks at entries of one RemoveTree, since somebody may add
+// some as fast as they are removed. Each level of a tree takes a look or two.
+const maxLooks = 1 << 26
 
 // all makes passes over top for as long as they get somewhere: a move can fail
 // on a full disk until something else was removed.
@@ -64,7 +70,7 @@ func (r *remover) all() error {
 				err = e
 			}
 		}
-		if n == 0 || !r.progress {
+		if n == 0 || !r.progress || r.looks < 0 {
 			return err
 		}
 	}
@@ -79,6 +85,9 @@ func (r *remover) each(d *os.File, f func(string) error) (n int, first error) {
 		names, err := d.Readdirnames(dirBatch)
 		for _, name := range names {
 			n++
+			if r.looks--; r.looks < 0 {
+				return n, errors.New("does not become empty; let nothing else write to it")
+			}
 			if err := f(name); err != nil && first == nil {
 				first = err
 			}

@@ -77,6 +77,19 @@ func TestRemoveTreeAsUser(t *testing.T) {
 	wantErr(t, asUser(func() error { return RemoveTree(d, "root") }), "permission denied")
 }
 
+// TestRemoveTreeGrows: a directory that never becomes empty does not keep it for ever.
+func TestRemoveTreeGrows(t *testing.T) {
+	dir := tree(t, "a/x", "b/x", "c/x", "d/x")
+	top, err := os.Open(dir)
+	must(t, err)
+	defer top.Close()
+	r := &remover{top: top, prefix: "moved-", looks: 5}
+	wantErr(t, r.all(), "does not become empty")
+	r.looks = 5
+	must(t, r.all())
+	wantTree(t, dir, map[string]string{})
+}
+
 func TestRemoveTreeImmutable(t *testing.T) {
 	testutil.RequireRoot(t)
 	dir := tree(t, "out/d/x", "out/d/y", "f")

@@ -65,10 +65,10 @@ func Open(dir string, spec Spec) (*Rootfs, error) {
 		return nil, err
 	}
 	r := &Rootfs{dir: dir, spec: spec, resolve: beneath, seen: map[string]fileKey{}}
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("skeleton: %w", err)
 	}
-	if err := r.make(); err != nil {
+	if err := errors.Join(os.Chmod(dir, 0o755), r.make()); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
 	return r, nil

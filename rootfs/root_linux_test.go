@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -278,6 +279,69 @@ func TestOpenHostileDirectory(t *testing.T) {
 	must(t, os.Chmod(src, 0o700))
 	_, err = Open(filepath.Join(t.TempDir(), "s"), Spec{Root: src})
 	wantErr(t, err, "chmod o+rx")
+}
+
+// TestOpenDirectoryWithMounts: a mount can be another's, who may never answer.
+func TestOpenDirectoryWithMounts(t *testing.T) {
+	inMountNamespace(t, func() {
+		for p, ok := range map[string]bool{"proc": true, "dev": true, "opt": false, "usr/lib": false, "etc/x": false, "etc": false, "var": false} {
+			src := tree(t, "bin/sh", p+"/")
+			must(t, unix.Mount("test", filepath.Join(src, p), "tmpfs", 0, ""))
+			r, err := Open(filepath.Join(t.TempDir(), "s"), Spec{Root: src})
+			if ok {
+				must(t, err)
+				must(t, r.Close())
+			} else {
+				wantErr(t, err, "another mount")
+			}
+			must(t, unix.Unmount(filepath.Join(src, p), 0))
+		}
+		// The root itself may be one.
+		src := t.TempDir()
+		must(t, unix.Mount("test", src, "tmpfs", 0, "mode=755"))
+		addTree(t, src, "bin/sh")
+		r, err := Open(filepath.Join(t.TempDir(), "s"), Spec{Root: src})
+		must(t, err)
+		if got := targets(r); !slices.Equal(got, []string{"/bin"}) || r.Mounts()[0].Source != src+"/bin" {
+			t.Errorf("mounts are %+v", r.Mounts())
+		}
+		must(t, r.Close())
+		must(t, unix.Unmount(src, 0))
+	})
+}
+
+// TestOpenRace: whatever the moment at which a link takes the place of what the
+// sandbox is to see, it is taken as a link or not at all.
+func TestOpenRace(t *testing.T) {
+	testutil.CheckLeaks(t)
+	outside := tree(t, "secret", "large")
+	for name, target := range map[string]string{"opt": outside, "etc": outside, "etc/large": outside + "/large", "dev": outside} {
+		t.Run(name, func(t *testing.T) {
+			src := tree(t, "src/opt/mine", "src/etc/mine", "src/etc/large", "src/dev/")
+			must(t, os.WriteFile(filepath.Join(src, "src/etc/large"), make([]byte, maxCopy+1), 0o644))
+			dir := filepath.Join(t.TempDir(), "s")
+			flip(t, filepath.Join(src, "src", name), target, func(round int) {
+				if round >= 100 {
+					return
+				}
+				r, err := Open(dir, Spec{Root: filepath.Join(src, "src")})
+				if err != nil {
+					return
+				}
+				for _, m := range r.Mounts() {
+					if at, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", m.FD.Fd())); err != nil || strings.HasPrefix(at, outside) {
+						t.Errorf("%s is %s (%v)", m.Target, at, err)
+					}
+				}
+				for p := range snapshot(t, dir) {
+					if filepath.Base(p) == "secret" {
+						t.Errorf("%s was taken from outside", p)
+					}
+				}
+				must(t, r.Close())
+			})
+		})
+	}
 }
 
 // TestOpenUsrIsLink: on a host whose /usr lies elsewhere, that is mounted.

@@ -323,6 +323,32 @@ func TestPlaceRace(t *testing.T) {
 	}
 }
 
+// TestReplace: where a file system cannot swap, what is moved aside comes back.
+func TestReplace(t *testing.T) {
+	for _, old := range []string{"out", "out/old", "out -> x", ""} {
+		entries := []string{"temp/new", old}
+		if old == "" {
+			entries = entries[:1]
+		}
+		dir := tree(t, entries...)
+		before := snapshot(t, dir)
+		s := &staged{path: "out", dir: open(t, dir), temp: "temp"}
+		must(t, s.replace("out"))
+		if b, err := os.ReadFile(dir + "/out/new"); err != nil || string(b) != "temp/new" {
+			t.Errorf("%q: out is %q (%v)", old, b, err)
+		}
+		must(t, s.revert())
+		delete(before, "temp")
+		delete(before, "temp/new")
+		wantTree(t, dir, before)
+	}
+	dir := tree(t, "temp/new", "out/old")
+	s := &staged{path: "out", dir: open(t, dir), temp: "temp"}
+	must(t, s.replace("out"))
+	must(t, s.discard())
+	wantTree(t, dir, map[string]string{"out": "drwxr-xr-x ", "out/new": "-rw-r--r-- temp/new"})
+}
+
 // TestCopyPiece: the ways of copying give the same.
 func TestCopyPiece(t *testing.T) {
 	src, err := os.CreateTemp(t.TempDir(), "")

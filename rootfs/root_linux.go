@@ -23,6 +23,9 @@ const (
 	// maxCopy is up to which size a file is copied into the skeleton, in bytes: a
 	// mount costs each sandbox more than a read.
 	maxCopy = 16 << 10
+	// maxCopied bounds the bytes of all copies, and of links: a sandbox may hold
+	// the skeleton in memory. Files beyond it are mounted.
+	maxCopied = 2 << 20
 	// othersRead and othersEnter are what the mode of a file and of a directory must hold.
 	othersRead, othersEnter = 0o004, 0o005
 )
@@ -37,6 +40,7 @@ type Rootfs struct {
 	seen     map[string]fileKey // what was found in src
 	listed   []byte             // digest of the handMade directories
 	resolv   []byte             // content of the host's resolv.conf
+	copied   int64              // bytes, see maxCopied
 	identity string
 	closing  sync.Once
 	closed   error
@@ -360,7 +364,7 @@ func (r *Rootfs) take(p string) error {
 		return r.copyLink(f, p)
 	case k == unix.S_IFDIR && st.Mode&othersEnter == othersEnter:
 		return r.mount(p, f, true)
-	case k == unix.S_IFREG && st.Mode&othersRead != 0 && st.Size <= maxCopy:
+	case k == unix.S_IFREG && st.Mode&othersRead != 0 && st.Size <= min(maxCopy, maxCopied-r.copied):
 		defer f.Close()
 		return r.copyFile(f, p)
 	case k == unix.S_IFREG && st.Mode&othersRead != 0:
@@ -376,6 +380,9 @@ func (r *Rootfs) copyLink(f *os.File, p string) error {
 	}
 	if !utf8.ValidString(to) {
 		return fmt.Errorf("root: %w", &EntryError{Path: p, Reason: "is a symbolic link to a name that is not UTF-8; rename it"})
+	}
+	if r.copied += int64(len(to)); r.copied > maxCopied {
+		return tooMany(p, maxCopied, "bytes in the targets of its links")
 	}
 	if err := r.mkdir(path.Dir(p)); err != nil {
 		return err
@@ -400,6 +407,7 @@ func (r *Rootfs) copyFile(f *os.File, p string) error {
 	if len(b) > maxCopy {
 		return fmt.Errorf("root: %w", &EntryError{Path: p, Reason: "grows; let nothing change the root while it is opened"})
 	}
+	r.copied += int64(len(b))
 	if err := r.writeFile(p, b); err != nil {
 		return err
 	}
@@ -465,7 +473,10 @@ func (r *Rootfs) writeFile(p string, content []byte) error {
 	return nil
 }
 
-// Dir is the skeleton's path. Nothing but the Rootfs may change what is there.
+// Dir is the skeleton's path: directories, symbolic links and regular files, of
+// which there are at most 8192 of 16 KiB each and some 2 MiB in all. Nothing but the
+// Rootfs may change what is there. A sandbox that needs other mount points makes
+// a tree like it.
 func (r *Rootfs) Dir() string { return r.dir }
 
 // OpenDir opens the skeleton with O_PATH; close it.

@@ -272,6 +272,18 @@ func TestOpenHostileDirectory(t *testing.T) {
 	}
 	_, err := Open(filepath.Join(t.TempDir(), "s"), Spec{Root: src})
 	wantErr(t, err, "has more than 512")
+	src = t.TempDir()
+	for i := range maxCopied/maxPath + 1 {
+		must(t, os.Symlink(strings.Repeat("x", maxPath), fmt.Sprintf("%s/%d", src, i)))
+	}
+	_, err = Open(filepath.Join(t.TempDir(), "s"), Spec{Root: src})
+	wantErr(t, err, "bytes in the targets of its links")
+	src = t.TempDir()
+	for i := range maxTopLevel + 1 {
+		must(t, unix.Mkfifo(fmt.Sprintf("%s/%d", src, i), 0o666))
+	}
+	_, err = Open(filepath.Join(t.TempDir(), "s"), Spec{Root: src})
+	wantErr(t, err, "has more than 1024 entries")
 	src = tree(t, "opt/"+strings.Repeat("d/", DefaultMaxDepth+2))
 	_, err = Open(filepath.Join(t.TempDir(), "s"), Spec{Root: src})
 	wantErr(t, err, "levels of directories")
@@ -279,6 +291,18 @@ func TestOpenHostileDirectory(t *testing.T) {
 	must(t, os.Chmod(src, 0o700))
 	_, err = Open(filepath.Join(t.TempDir(), "s"), Spec{Root: src})
 	wantErr(t, err, "chmod o+rx")
+}
+
+// TestOpenManySmallFiles: beyond what may be copied, files are mounted.
+func TestOpenManySmallFiles(t *testing.T) {
+	src := t.TempDir()
+	const n = maxCopied/maxCopy + 10
+	for i := range n {
+		must(t, os.WriteFile(fmt.Sprintf("%s/%d", src, i), make([]byte, maxCopy), 0o644))
+	}
+	if r := openTest(t, Spec{Root: src}); len(r.Mounts()) != 10 {
+		t.Errorf("%d mounts", len(r.Mounts()))
+	}
 }
 
 // TestOpenDirectoryWithMounts: a mount can be another's, who may never answer.

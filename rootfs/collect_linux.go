@@ -1,0 +1,218 @@
+package rootfs
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"slices"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+)
+
+// Collect takes the declared outputs out of work, the open work directory of a
+// task of which no process is left. It returns the entries sorted so that a
+// directory comes before what it holds, and the outputs that are not there.
+//
+// Links are taken as links, hard links as copies; set-id and sticky bits,
+// owners, times and extended attributes are dropped. What cannot be taken (FIFO,
+// socket, device, a name that is not UTF-8, an output beyond a link) is an
+// [*EntryError], too much is a [*LimitError]; neither returns entries. Store has
+// then been called for some files. Directories that no one may read need root.
+func Collect(ctx context.Context, work *os.File, outputs []string, lim Limits, store Store) (entries []Entry, missing []string, err error) {
+	if err := checkOutputs(outputs); err != nil {
+		return nil, nil, err
+	}
+	if err := isDir(work); err != nil {
+		return nil, nil, fmt.Errorf("work directory: %w", err)
+	}
+	c := &collector{ctx: ctx, lim: lim.orDefault(), store: store}
+	for _, o := range slices.Sorted(slices.Values(outputs)) {
+		found, err := c.output(work, o)
+		if err != nil {
+			return nil, nil, err
+		}
+		if !found {
+			missing = append(missing, o)
+		}
+	}
+	slices.SortFunc(c.entries, func(a, b Entry) int { return comparePaths(a.Path, b.Path) })
+	return c.entries, missing, nil
+}
+
+type collector struct {
+	ctx     context.Context
+	lim     Limits
+	store   Store
+	entries []Entry
+	pending int64 // names read but not yet looked at
+	bytes   int64
+	names   int64
+}
+
+func (c *collector) output(work *os.File, o string) (found bool, err error) {
+	parent, err := openParent(work, o, inMount)
+	if err == unix.ENOENT || err == unix.ENOTDIR {
+		return false, nil
+	}
+	if err != nil {
+		return false, explain(o, err)
+	}
+	defer parent.Close()
+	st, err := lstat(parent, path.Base(o))
+	if err == unix.ENOENT {
+		return false, nil
+	}
+	if err != nil {
+		return false, explain(o, err)
+	}
+	c.pending++
+	return true, c.entry(parent, o, st, 0)
+}
+
+// entry takes what parent holds under the last name of p.
+func (c *collector) entry(parent *os.File, p string, st unix.Stat_t, depth int) error {
+	if err := c.ctx.Err(); err != nil {
+		return err
+	}
+	c.pending--
+	if err := c.count(p); err != nil {
+		return err
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return c.file(parent, p)
+	case unix.S_IFDIR:
+		return c.dir(parent, p, depth)
+	case unix.S_IFLNK:
+		return c.link(parent, p)
+	}
+	return &EntryError{Path: p, Reason: "is " + kindOf(st.Mode) + ", which no output can hold; remove it at the end of the task"}
+}
+
+// count admits one more entry, named p.
+func (c *collector) count(p string) error {
+	if reason := badPath(p); reason != "" {
+		return &EntryError{Path: p, Reason: reason}
+	}
+	if int64(len(c.entries))+c.pending+1 > c.lim.MaxEntries {
+		return &LimitError{Path: p, Limit: "entries", Max: c.lim.MaxEntries}
+	}
+	return c.name(p, p)
+}
+
+func (c *collector) name(p, s string) error {
+	if c.names += int64(len(s)); c.names > maxNames {
+		return &LimitError{Path: p, Limit: "bytes of names", Max: maxNames}
+	}
+	return nil
+}
+
+func (c *collector) link(parent *os.File, p string) error {
+	to, err := readlink(parent, path.Base(p))
+	if err != nil {
+		return explain(p, err)
+	}
+	if !utf8.ValidString(to) {
+		return &EntryError{Path: p, Reason: "is a symbolic link to a name that is not UTF-8; rename it"}
+	}
+	if err := c.name(p, to); err != nil {
+		return err
+	}
+	c.entries = append(c.entries, Entry{Path: p, Kind: 'l', Target: to})
+	return nil
+}
+
+func (c *collector) file(parent *os.File, p string) error {
+	// The status that led here may be old: without O_NONBLOCK a FIFO put there
+	// since would block.
+	f, err := openBeneath(parent, path.Base(p), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, inMount)
+	if err != nil {
+		return explain(p, err)
+	}
+	defer f.Close()
+	st, err := fstat(f)
+	if err != nil {
+		return explain(p, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return &EntryError{Path: p, Reason: "became " + kindOf(st.Mode) + " meanwhile; let nothing else change the work directory"}
+	}
+	if st.Size > c.lim.MaxBytes-c.bytes {
+		return &LimitError{Path: p, Limit: "bytes", Max: c.lim.MaxBytes}
+	}
+	c.bytes += st.Size
+	blob, err := c.store(c.ctx, p, f, st.Size)
+	if err != nil {
+		return fmt.Errorf("store %s: %w", display(p), err)
+	}
+	now, err := fstat(f)
+	if err != nil {
+		return explain(p, err)
+	}
+	if now.Size != st.Size || now.Mtim != st.Mtim {
+		return &EntryError{Path: p, Reason: "changed while it was read; let nothing else change the work directory"}
+	}
+	c.entries = append(c.entries, Entry{Path: p, Kind: 'f', Mode: st.Mode & 0o777, Size: st.Size, Blob: blob})
+	return nil
+}
+
+func (c *collector) dir(parent *os.File, p string, depth int) error {
+	d, err := openBeneath(parent, path.Base(p), unix.O_RDONLY|unix.O_DIRECTORY, inMount)
+	if err != nil {
+		return explain(p, err)
+	}
+	defer d.Close()
+	st, err := fstat(d)
+	if err != nil {
+		return explain(p, err)
+	}
+	c.entries = append(c.entries, Entry{Path: p, Kind: 'd', Mode: st.Mode & 0o777})
+	names, err := c.list(d, p)
+	if err != nil {
+		return err
+	}
+	if len(names) > 0 && depth >= c.lim.MaxDepth {
+		return &LimitError{Path: p, Limit: "levels of directories", Max: int64(c.lim.MaxDepth)}
+	}
+	for _, n := range names {
+		st, err := lstat(d, n)
+		if err != nil {
+			return explain(p+"/"+n, err)
+		}
+		if err := c.entry(d, p+"/"+n, st, depth+1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// list reads and sorts the names in d, as many as there may be.
+func (c *collector) list(d *os.File, p string) ([]string, error) {
+	var names []string
+	for {
+		batch, err := d.Readdirnames(dirBatch)
+		names = append(names, batch...)
+		c.pending += int64(len(batch))
+		for _, n := range batch {
+			if err := c.name(p, n); err != nil {
+				return nil, err
+			}
+		}
+		if int64(len(c.entries))+c.pending > c.lim.MaxEntries {
+			return nil, &LimitError{Path: p, Limit: "entries", Max: c.lim.MaxEntries}
+		}
+		if err == io.EOF {
+			slices.Sort(names)
+			return names, nil
+		}
+		if err != nil {
+			return nil, explain(p, err)
+		}
+		if err := c.ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+}

@@ -25,6 +25,8 @@
 //	GetCapabilities  Capabilities
 //	Shutdown         ShutdownAck, after every task in flight was answered
 //
+// An Error with id 0 is the far end's last word: why it ends the connection.
+//
 // Every request but CancelTask carries an id of its own, not zero and not in
 // use, and gets exactly one answer with that id, on every path, shutdown and a
 // vanished far end included. TaskEvents carry the id of their ExecuteTask, come

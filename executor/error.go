@@ -84,3 +84,13 @@ func KindOf(err error) Kind {
 	}
 	return AsError(err).Kind
 }
+
+// PanicError is what an Internal error unwraps to where an executor panicked. It
+// tells of the inside, so it is for the log of this process and crosses no wire.
+type PanicError struct {
+	Value any
+	Stack []byte
+}
+
+// Error is empty: the text of the error that wraps it says all that a caller may know.
+func (*PanicError) Error() string { return "" }

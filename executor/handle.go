@@ -2,6 +2,8 @@ package executor
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -17,6 +19,7 @@ type Handle struct {
 	next    uint64
 	waiting map[uint64]*call
 	closed  bool
+	why     *Error // the far end's last word, set before gone is closed; may be nil
 }
 
 type call struct {
@@ -25,8 +28,8 @@ type call struct {
 }
 
 // NewHandle sends requests on tx and takes answers from rx until rx is closed;
-// every waiter and later caller then gets an Unavailable error. It closes
-// neither. An EventFunc that blocks holds up all answers of this Handle.
+// every waiter and later caller then gets the error with id 0 that came, or
+// else an Unavailable one. It closes neither. An EventFunc that blocks holds up all answers of this Handle.
 func NewHandle(tx chan<- Request, rx <-chan Response) *Handle {
 	h := &Handle{tx: tx, gone: make(chan struct{}), waiting: map[uint64]*call{}}
 	go h.receive(rx)
@@ -36,6 +39,10 @@ func NewHandle(tx chan<- Request, rx <-chan Response) *Handle {
 func (h *Handle) receive(rx <-chan Response) {
 	defer close(h.gone)
 	for r := range rx {
+		if e, ok := r.Body.(*Error); ok && r.ID == 0 {
+			h.why = e
+			continue
+		}
 		h.mu.Lock()
 		c := h.waiting[r.ID]
 		ev, isEvent := r.Body.(TaskEvent)
@@ -53,7 +60,11 @@ func (h *Handle) receive(rx <-chan Response) {
 	}
 }
 
-func errGone() error {
+// errGone is for use once gone is closed.
+func (h *Handle) errGone() error {
+	if h.why != nil {
+		return h.why
+	}
 	return Errorf(Unavailable, "the executor is gone; start it again, or use another")
 }
 
@@ -78,7 +89,7 @@ func (h *Handle) ask(ctx context.Context, body RequestBody, events EventFunc) (R
 	case h.tx <- Request{ID: id, Body: body}:
 	case <-h.gone:
 		forget()
-		return nil, errGone()
+		return nil, h.errGone()
 	case <-ctx.Done():
 		forget()
 		return nil, AsError(ctx.Err())
@@ -120,7 +131,7 @@ func (h *Handle) late(c *call) (ResponseBody, error) {
 	case b := <-c.answer:
 		return result(b)
 	default:
-		return nil, errGone()
+		return nil, h.errGone()
 	}
 }
 
@@ -179,7 +190,8 @@ func (h *Handle) Shutdown(ctx context.Context, grace time.Duration) error {
 }
 
 // Close implements Executor: Shutdown, with the time that ctx has left as grace
-// (no end: MaxTimeout). The end of ctx does not stop the wait for the tasks to be gone.
+// (no end: MaxTimeout). When ctx ends, the tasks of this Handle are canceled, and
+// Close goes on waiting for them to be gone.
 func (h *Handle) Close(ctx context.Context) error {
 	h.mu.Lock()
 	again := h.closed
@@ -192,9 +204,27 @@ func (h *Handle) Close(ctx context.Context) error {
 	if d, ok := ctx.Deadline(); ok {
 		grace = max(0, time.Until(d))
 	}
+	if ctx.Err() != nil {
+		grace = 0
+	}
+	defer context.AfterFunc(ctx, h.cancelAll)()
 	err := h.Shutdown(context.WithoutCancel(ctx), grace)
 	if KindOf(err) == Unavailable {
 		return nil // it is gone, which is what was wanted
 	}
 	return err
+}
+
+// cancelAll sends CancelTask for all that waits; what is no task does not mind.
+func (h *Handle) cancelAll() {
+	h.mu.Lock()
+	ids := slices.Collect(maps.Keys(h.waiting))
+	h.mu.Unlock()
+	for _, id := range ids {
+		select {
+		case h.tx <- Request{ID: id, Body: CancelTask{}}:
+		case <-h.gone:
+			return
+		}
+	}
 }

@@ -1,9 +1,12 @@
 package executor
 
+import "context"
+
 // Request is a message from host to executor. ID matches it with its answer.
 type Request struct {
 	ID uint64
-	// Body is one of ExecuteTask, CancelTask, GetStatus, Ping, GetCapabilities, Shutdown.
+	// Body is one of ExecuteTask, CancelTask, GetStatus, Ping, GetCapabilities,
+	// Shutdown, Drain.
 	Body RequestBody
 	// Caller is on whose behalf the request comes. A transport that crosses
 	// a trust boundary sets it and never takes it from the far end; nil is the process itself.
@@ -34,6 +37,13 @@ type (
 		// milliseconds; then they are canceled.
 		GraceMillis int64
 	}
+	// Drain ends the connection as Shutdown does, and leaves the executor open. It
+	// is for a transport that stops, never crosses a wire, and has neither id nor
+	// answer: Serve returns.
+	Drain struct {
+		// Grace ends when tasks are canceled that did not end by themselves.
+		Grace context.Context
+	}
 )
 
 func (ExecuteTask) request()     {}
@@ -42,9 +52,11 @@ func (GetStatus) request()       {}
 func (Ping) request()            {}
 func (GetCapabilities) request() {}
 func (Shutdown) request()        {}
+func (Drain) request()           {}
 
 // Response is a message from executor to host.
 type Response struct {
+	// ID is the Request's; zero with an Error that says why the connection ends.
 	ID uint64
 	// Body is one of TaskResult, Status, Pong, Capabilities, ShutdownAck, *Error, TaskEvent.
 	Body ResponseBody

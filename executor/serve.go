@@ -1,118 +1,164 @@
 package executor
 
 import (
+	"bytes"
 	"context"
-	"fmt"
 	"os"
 	"runtime/debug"
 	"sync"
 	"time"
 )
 
-// maxInFlight bounds the requests of one connection that await their answer,
-// and apart from them its refusals that nobody has read yet.
+// maxInFlight bounds the requests of one connection whose answer was not taken yet,
+// and apart from them its refusals.
 const maxInFlight = 4096
 
+// maxInFlightBytes bounds the specs of one connection that await their answer:
+// what a client can make the executor hold.
+const maxInFlightBytes = 4 * MaxSpecBytes
+
 // Serve answers the requests of in on out by e, as the package doc says, until
-// in is closed, ctx ends or a Shutdown was answered. The first two are a lost
+// in is closed, ctx ends, or a Shutdown or Drain is done. The first two are a lost
 // connection: its tasks are canceled and waited for, and answers are dropped.
 // It closes neither channel, and e only upon Shutdown, whose answer is the last:
-// what was still unread in in then is answered by the end of the connection. A slow reader of out
-// holds up the tasks whose events it does not take, never the reading of in.
-func Serve(ctx context.Context, e Executor, in <-chan Request, out chan<- Response) error {
+// what was still unread in in then is answered by the end of the connection. A slow
+// reader of out holds up the tasks whose events it does not take, not the reading
+// of in; unless it uses an id again whose answer it has not taken, or leaves
+// thousands of refusals untaken: then reading waits for it.
+func Serve(ctx context.Context, e Executor, in <-chan Request, out chan<- Response) {
 	ctx, lose := context.WithCancel(ctx)
-	c := &conn{e: e, ctx: ctx, out: out, pending: map[uint64]context.CancelFunc{}, done: make(chan struct{})}
-	err := c.read(in)
-	if c.last != nil {
+	c := &conn{
+		e: e, ctx: ctx, out: out, done: make(chan struct{}),
+		pending: map[uint64]*flight{}, refusals: make(chan struct{}, maxInFlight),
+	}
+	if c.read(in) {
 		c.rest.Wait() // an answer under way is not lost to the end of the connection
-		c.send(*c.last)
+		if c.last != nil {
+			c.send(*c.last)
+		}
 	}
 	lose()
 	c.all.Wait()
-	return err
 }
 
 type conn struct {
-	e    Executor
-	ctx  context.Context
-	out  chan<- Response
-	done chan struct{} // closed once Shutdown was answered
+	e        Executor
+	ctx      context.Context
+	out      chan<- Response
+	done     chan struct{} // closed once Shutdown or Drain is done
+	refusals chan struct{} // a slot for each that is not sent yet
 	// last is the answer to Shutdown, set before done is closed.
 	last *Response
-	// all counts every goroutine, rest all but that of Shutdown, tasks those of
-	// ExecuteTask. Only read adds to them, to tasks only while !closing.
+	// all counts every goroutine, rest all but that of Shutdown or Drain, tasks
+	// those of ExecuteTask. Only read adds to them, to tasks only while !closing.
 	all, rest, tasks sync.WaitGroup
+	closing          bool // of read alone
 
-	mu       sync.Mutex
-	pending  map[uint64]context.CancelFunc
-	refusals int
-	closing  bool // of read alone
+	mu      sync.Mutex
+	pending map[uint64]*flight
+	bytes   int // of the specs in pending
 }
 
-func (c *conn) read(in <-chan Request) error {
+// flight is a request from its coming to the sending of its answer.
+type flight struct {
+	cancel   context.CancelFunc // nil but for tasks
+	bytes    int
+	answered bool          // the answer is made, so the far end may have it
+	sent     chan struct{} // closed when it is sent or dropped
+}
+
+// read reports whether the connection ended in order.
+func (c *conn) read(in <-chan Request) bool {
 	for {
 		select {
 		case <-c.done:
-			return nil
+			return true
 		case <-c.ctx.Done():
-			return c.ctx.Err()
+			return false
 		case r, ok := <-in:
 			if !ok {
-				return nil
+				return false
 			}
-			if err := c.take(r); err != nil {
-				return err
-			}
+			c.take(r)
 		}
 	}
 }
 
-func (c *conn) take(r Request) error {
-	if _, ok := r.Body.(CancelTask); ok {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if cancel := c.pending[r.ID]; cancel != nil {
-			cancel()
-		}
-		return nil
+func (c *conn) take(r Request) {
+	switch b := r.Body.(type) {
+	case CancelTask:
+		c.cancel(r.ID)
+		return
+	case Drain:
+		c.drain(b)
+		return
 	}
+	c.awaitSent(r.ID)
 	ctx, cancel := context.WithCancel(c.ctx)
 	if r.Caller != nil {
 		ctx = WithCaller(ctx, *r.Caller)
 	}
-	if e := c.admit(r, cancel); e != nil {
+	f, e := c.admit(r, cancel)
+	if e != nil {
 		cancel()
-		return c.refuse(r.ID, e)
+		c.refuse(r.ID, e)
+		return
 	}
-	_, task := r.Body.(ExecuteTask)
-	_, shut := r.Body.(Shutdown)
-	c.closing = c.closing || shut
-	if shut {
+	switch r.Body.(type) {
+	case Shutdown:
+		c.closing = true
 		c.all.Go(func() {
 			defer cancel()
 			c.last = &Response{ID: r.ID, Body: c.answer(ctx, r)}
 			close(c.done)
 		})
-		return nil
-	}
-	if task {
+		return
+	case ExecuteTask:
 		c.tasks.Add(1)
 	}
 	c.start(func() {
 		defer cancel()
-		body := c.answer(ctx, r)
-		c.mu.Lock()
-		delete(c.pending, r.ID)
-		c.mu.Unlock()
-		c.send(Response{ID: r.ID, Body: body})
-		if task {
-			c.tasks.Done()
-		}
+		c.finish(r, f, c.answer(ctx, r))
 	})
-	return nil
 }
 
-// start runs f as a goroutine that the answer to Shutdown waits for.
+// cancel ends the task id, if it is in flight.
+func (c *conn) cancel(id uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f := c.pending[id]; f != nil && f.cancel != nil {
+		f.cancel()
+	}
+}
+
+// awaitSent waits while an answer to id is being sent: the far end, which may use
+// the id again once it has the answer, can be faster than we are to note that it was sent.
+func (c *conn) awaitSent(id uint64) {
+	c.mu.Lock()
+	f := c.pending[id]
+	wait := f != nil && f.answered
+	c.mu.Unlock()
+	if wait {
+		<-f.sent
+	}
+}
+
+func (c *conn) finish(r Request, f *flight, body ResponseBody) {
+	c.mu.Lock()
+	f.answered = true
+	c.mu.Unlock()
+	c.send(Response{ID: r.ID, Body: body})
+	c.mu.Lock()
+	delete(c.pending, r.ID)
+	c.bytes -= f.bytes
+	c.mu.Unlock()
+	close(f.sent)
+	if _, ok := r.Body.(ExecuteTask); ok {
+		c.tasks.Done()
+	}
+}
+
+// start runs f as a goroutine that the end in order waits for.
 func (c *conn) start(f func()) {
 	c.rest.Add(1)
 	c.all.Go(func() {
@@ -121,47 +167,57 @@ func (c *conn) start(f func()) {
 	})
 }
 
-func (c *conn) admit(r Request, cancel context.CancelFunc) *Error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	_, used := c.pending[r.ID]
-	switch r.Body.(type) {
-	case ExecuteTask, Shutdown:
+func (c *conn) admit(r Request, cancel context.CancelFunc) (*flight, *Error) {
+	f := &flight{sent: make(chan struct{})}
+	switch b := r.Body.(type) {
+	case ExecuteTask:
 		if c.closing {
-			return Errorf(Unavailable, "executor is shutting down; try again later or use another")
+			return nil, errClosing()
+		}
+		f.cancel, f.bytes = cancel, b.Spec.size()
+		if f.bytes > MaxSpecBytes {
+			return nil, AsError(b.Spec.Validate())
+		}
+	case Shutdown:
+		if c.closing {
+			return nil, errClosing()
+		}
+		if r.Caller != nil && r.Caller.UID != 0 && int(r.Caller.UID) != os.Geteuid() {
+			return nil, Errorf(Denied, "user %d may not shut the executor down; ask root to", r.Caller.UID)
 		}
 	case GetStatus, Ping, GetCapabilities:
-		cancel = func() {} // CancelTask is for tasks
 	default:
-		return Errorf(Invalid, "request %d has no known body; use a client of this version", r.ID)
+		return nil, Errorf(Invalid, "request %d has no known body; use a client of this version", r.ID)
 	}
-	if _, ok := r.Body.(Shutdown); ok {
-		cancel = func() {}
-	}
-	switch {
-	case r.ID == 0 || used:
-		return Errorf(Invalid, "request id %d is zero or in use; use a fresh one", r.ID)
-	case len(c.pending) >= maxInFlight:
-		return Errorf(Unavailable, "%d requests are in flight on this connection; await some", maxInFlight)
-	}
-	c.pending[r.ID] = cancel
-	return nil
-}
-
-func (c *conn) refuse(id uint64, e *Error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.refusals >= maxInFlight {
-		return Errorf(Unavailable, "%d refusals were not read; the connection is given up", maxInFlight)
+	switch _, used := c.pending[r.ID]; {
+	case r.ID == 0 || used:
+		return nil, Errorf(Invalid, "request id %d is zero or in use; use a fresh one", r.ID)
+	case len(c.pending) >= maxInFlight:
+		return nil, Errorf(Unavailable, "%d requests are in flight on this connection; await some", maxInFlight)
+	case c.bytes+f.bytes > maxInFlightBytes:
+		return nil, Errorf(Unavailable, "the tasks in flight on this connection hold %d bytes; await some", c.bytes)
 	}
-	c.refusals++
+	c.pending[r.ID] = f
+	c.bytes += f.bytes
+	return f, nil
+}
+
+func errClosing() *Error {
+	return Errorf(Unavailable, "executor is shutting down; try again later or use another")
+}
+
+func (c *conn) refuse(id uint64, e *Error) {
+	select {
+	case c.refusals <- struct{}{}:
+	case <-c.ctx.Done():
+		return
+	}
 	c.start(func() {
 		c.send(Response{ID: id, Body: e})
-		c.mu.Lock()
-		c.refusals--
-		c.mu.Unlock()
+		<-c.refusals
 	})
-	return nil
 }
 
 func (c *conn) send(r Response) {
@@ -174,9 +230,7 @@ func (c *conn) send(r Response) {
 func (c *conn) answer(ctx context.Context, r Request) (body ResponseBody) {
 	defer func() {
 		if p := recover(); p != nil {
-			// The stack tells of the daemon's inside: it is for its log alone.
-			fmt.Fprintf(os.Stderr, "executor panicked: %v\n%s", p, debug.Stack())
-			body = Errorf(Internal, "executor panicked; see the daemon's log")
+			body = Errorf(Internal, "executor panicked; see the daemon's log%w", &PanicError{Value: p, Stack: debug.Stack()})
 		}
 	}()
 	var err error
@@ -186,10 +240,7 @@ func (c *conn) answer(ctx context.Context, r Request) (body ResponseBody) {
 			return AsError(err)
 		}
 		if b.Events {
-			ctx = WithEvents(ctx, func(ev TaskEvent) {
-				ev.Data = append([]byte(nil), ev.Data...)
-				c.send(Response{ID: r.ID, Body: ev})
-			})
+			ctx = WithEvents(ctx, func(ev TaskEvent) { c.event(r.ID, ev) })
 		}
 		var o *TaskOutput
 		if o, err = c.e.Execute(ctx, b.Spec); err == nil {
@@ -206,26 +257,53 @@ func (c *conn) answer(ctx context.Context, r Request) (body ResponseBody) {
 			return s
 		}
 	case Shutdown:
-		c.drain(time.Duration(min(max(b.GraceMillis, 0), MaxTimeout.Milliseconds())) * time.Millisecond)
-		if err = c.e.Close(ctx); err != nil {
-			break
+		grace, stop := context.WithTimeout(ctx, time.Duration(min(max(b.GraceMillis, 0), MaxTimeout.Milliseconds()))*time.Millisecond)
+		defer stop()
+		err = c.e.Close(grace) // other connections' tasks too
+		c.end(grace)
+		if err == nil {
+			return ShutdownAck{}
 		}
-		return ShutdownAck{}
 	default:
 		return Pong{}
 	}
 	return AsError(err)
 }
 
-// drain waits for the tasks, and cancels those that outlast grace.
-func (c *conn) drain(grace time.Duration) {
-	t := time.AfterFunc(grace, func() {
+// event sends ev, in pieces of the size that a message may have.
+func (c *conn) event(id uint64, ev TaskEvent) {
+	data := bytes.Clone(ev.Data) // it is the executor's once this returns
+	for {
+		n := min(len(data), MaxEventBytes)
+		c.send(Response{ID: id, Body: TaskEvent{Kind: ev.Kind, Data: data[:n:n]}})
+		if data = data[n:]; len(data) == 0 {
+			return
+		}
+	}
+}
+
+func (c *conn) drain(d Drain) {
+	if c.closing {
+		return
+	}
+	c.closing = true
+	c.all.Go(func() {
+		c.end(d.Grace)
+		close(c.done)
+	})
+}
+
+// end waits for the tasks, and cancels those that outlast grace.
+func (c *conn) end(grace context.Context) {
+	stop := context.AfterFunc(grace, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		for _, cancel := range c.pending {
-			cancel()
+		for _, f := range c.pending {
+			if f.cancel != nil {
+				f.cancel()
+			}
 		}
 	})
-	defer t.Stop()
+	defer stop()
 	c.tasks.Wait()
 }

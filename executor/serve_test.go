@@ -1,7 +1,10 @@
 package executor
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"strings"
 	"testing"
 )
 
@@ -11,6 +14,11 @@ func (blocker) Execute(ctx context.Context, s *TaskSpec) (*TaskOutput, error) {
 	if s.Script == "panic" {
 		panic("boom")
 	}
+	if s.Script == "talk" {
+		EventsFrom(ctx)(TaskEvent{Kind: EventStarted})
+		EventsFrom(ctx)(TaskEvent{Kind: EventStdout, Data: make([]byte, MaxEventBytes+1)})
+		return &TaskOutput{}, nil
+	}
 	<-ctx.Done()
 	return &TaskOutput{Cause: CauseCanceled}, nil
 }
@@ -19,7 +27,9 @@ func (blocker) Close(context.Context) error { return nil }
 func TestServe(t *testing.T) {
 	tx, rx := Start(t.Context(), blocker{}, 0)
 	tx <- Request{ID: 1, Body: ExecuteTask{Spec: &TaskSpec{Script: "panic"}}}
-	if e, ok := (<-rx).Body.(*Error); !ok || e.Kind != Internal {
+	e, ok := (<-rx).Body.(*Error)
+	var p *PanicError
+	if !ok || e.Kind != Internal || !errors.As(e, &p) || p.Value != "boom" || !strings.Contains(string(p.Stack), "blocker") {
 		t.Fatalf("panic answered by %v", e)
 	}
 	tx <- Request{Body: Ping{}}
@@ -36,5 +46,86 @@ func TestServe(t *testing.T) {
 	}
 	if r, ok := <-rx; ok {
 		t.Fatalf("%v after ShutdownAck", r)
+	}
+}
+
+func TestServeAnswersAReusedIDInOrder(t *testing.T) {
+	tx, rx := Start(t.Context(), blocker{}, 0)
+	for range 3 {
+		tx <- Request{ID: 1, Body: Ping{}}
+		tx <- Request{ID: 1, Body: ExecuteTask{Spec: &TaskSpec{}}} // its Ping may be unanswered, or being answered
+		first, second := <-rx, <-rx
+		if _, ok := first.Body.(Pong); !ok {
+			first, second = second, first
+		}
+		if _, ok := first.Body.(Pong); !ok {
+			t.Fatalf("no Pong but %v and %v", first.Body, second.Body)
+		}
+		if e, ok := second.Body.(*Error); !ok || e.Kind != Invalid {
+			t.Fatalf("an empty spec, or a used id, answered by %v", second.Body)
+		}
+	}
+}
+
+func TestServeBoundsWhatAConnectionHolds(t *testing.T) {
+	tx, rx := Start(t.Context(), blocker{}, 0)
+	big := &TaskSpec{Argv: []string{"block"}, Stdin: bytes.Repeat([]byte("x"), MaxStdinBytes)}
+	n := uint64(maxInFlightBytes / big.size())
+	for id := uint64(1); id <= n+1; id++ {
+		tx <- Request{ID: id, Body: ExecuteTask{Spec: big}}
+	}
+	r := <-rx
+	if e, ok := r.Body.(*Error); !ok || e.Kind != Unavailable || r.ID != n+1 {
+		t.Fatalf("one too much answered by %v", r)
+	}
+	tx <- Request{ID: 1, Body: CancelTask{}}
+	if r := <-rx; r.ID != 1 {
+		t.Fatalf("canceled 1, and %d was answered", r.ID)
+	}
+	tx <- Request{ID: 1, Body: ExecuteTask{Spec: big}}
+	tx <- Request{ID: 1, Body: CancelTask{}}
+	if _, ok := (<-rx).Body.(TaskResult); !ok {
+		t.Fatal("what one task held was not given back")
+	}
+}
+
+func TestServeDrains(t *testing.T) {
+	tx, rx := Start(t.Context(), blocker{}, 0)
+	tx <- Request{ID: 1, Body: ExecuteTask{Spec: &TaskSpec{Script: "x"}}}
+	grace, over := context.WithCancel(t.Context())
+	tx <- Request{Body: Drain{Grace: grace}}
+	tx <- Request{ID: 2, Body: ExecuteTask{Spec: &TaskSpec{Script: "x"}}}
+	if e, ok := (<-rx).Body.(*Error); !ok || e.Kind != Unavailable {
+		t.Fatalf("a task after Drain answered by %v", e)
+	}
+	over()
+	if r := <-rx; r.ID != 1 {
+		t.Fatalf("%v is not the task's answer", r)
+	}
+	if r, ok := <-rx; ok {
+		t.Fatalf("%v after the last answer", r)
+	}
+}
+
+func TestServeSplitsEvents(t *testing.T) {
+	tx, rx := Start(t.Context(), blocker{}, 0)
+	tx <- Request{ID: 1, Body: ExecuteTask{Spec: &TaskSpec{Script: "talk"}, Events: true}}
+	for _, n := range []int{0, MaxEventBytes, 1} {
+		if ev, ok := (<-rx).Body.(TaskEvent); !ok || len(ev.Data) != n {
+			t.Fatalf("an event of %d bytes; want %d", len(ev.Data), n)
+		}
+	}
+	<-rx
+}
+
+func TestShutdownIsForTheOwner(t *testing.T) {
+	tx, rx := Start(t.Context(), blocker{}, 0)
+	tx <- Request{ID: 1, Body: Shutdown{}, Caller: &Caller{UID: 4_000_000_000}}
+	if e, ok := (<-rx).Body.(*Error); !ok || e.Kind != Denied {
+		t.Fatalf("a stranger's Shutdown answered by %v", e)
+	}
+	tx <- Request{ID: 1, Body: Shutdown{}, Caller: &Caller{}}
+	if _, ok := (<-rx).Body.(ShutdownAck); !ok {
+		t.Fatal("root's Shutdown was not done")
 	}
 }

@@ -8,7 +8,7 @@ func Start(ctx context.Context, e Executor, buffer int) (chan<- Request, <-chan 
 	in, out := make(chan Request, buffer), make(chan Response, buffer)
 	go func() {
 		defer close(out)
-		_ = Serve(ctx, e, in, out) // the closed channel tells
+		Serve(ctx, e, in, out)
 	}()
 	return in, out
 }

@@ -4,9 +4,12 @@ import "time"
 
 // Bounds on what a task may hold. Validate refuses more.
 const (
+	// MaxSpecBytes bounds all strings of a spec together, each with a few bytes
+	// for its frame, so that every spec fits into one message on any transport.
+	MaxSpecBytes = 4 << 20
 	// MaxScriptBytes bounds Script; it reaches the task as a file, so the
 	// kernel's 128 KiB for one argument does not apply.
-	MaxScriptBytes = 8 << 20
+	MaxScriptBytes = 2 << 20
 	// MaxArgvBytes bounds the sum of Argv, well below the kernel's 2 MiB.
 	MaxArgvBytes = 1 << 20
 	// MaxArgBytes bounds one argument or one K=V of the environment
@@ -15,7 +18,7 @@ const (
 	// MaxEnvBytes bounds the sum of Env.
 	MaxEnvBytes = 512 << 10
 	// MaxStdinBytes bounds Stdin.
-	MaxStdinBytes = 16 << 20
+	MaxStdinBytes = 2 << 20
 	// MaxOutputs, MaxInputs and MaxDeps bound the lists of those names.
 	MaxOutputs = 10_000
 	MaxInputs  = 256

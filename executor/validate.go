@@ -22,7 +22,36 @@ func (t *TaskSpec) Validate() error {
 			return err
 		}
 	}
+	if n := t.size(); n > MaxSpecBytes {
+		return FieldErrorf("spec", "is %d bytes large; use at most %d, and files for the rest", n, MaxSpecBytes)
+	}
 	return nil
+}
+
+// size is what MaxSpecBytes bounds.
+func (t *TaskSpec) size() int {
+	if t == nil {
+		return 0
+	}
+	const frame = 16
+	n := len(t.Name) + len(t.Recipe) + len(t.Script) + len(t.Stdin) + len(t.Workdir) + len(t.Rootfs) +
+		len(t.WorkdirMode) + len(t.Network) + len(t.Cache) + 16*frame
+	for _, s := range t.Argv {
+		n += len(s) + frame
+	}
+	for k, v := range t.Env {
+		n += len(k) + len(v) + frame
+	}
+	for _, s := range t.Outputs {
+		n += len(s) + frame
+	}
+	for _, i := range t.Inputs {
+		n += len(i.Host) + len(i.Sandbox) + frame
+	}
+	for _, s := range t.DepSignatures {
+		n += len(s) + frame
+	}
+	return n
 }
 
 func (t *TaskSpec) checkNames() error {

@@ -25,9 +25,10 @@ const copyChunk = 64 << 20
 // are. Missing parents are made with mode 0755; one that is a symbolic link is
 // refused. All is written beside its place first, under names that begin with
 // ".sandboxd-", and then swapped in, so that an error (no space, say) leaves the
-// tree as it was, but for the times of directories. The exceptions: a file system that can neither swap nor move
-// the old version (a directory of a lower layer of overlayfs) loses it before
-// the new one is there, and a process killed in between leaves what it wrote.
+// tree as it was, but for the times of directories. The exceptions: a file system
+// that can neither swap nor move the old version (a directory of a lower layer of
+// overlayfs) loses it before the new one is there, and a process killed in
+// between leaves what it wrote.
 //
 // open returns the content of a file entry, from offset 0; Place closes it.
 // Everything, open included, runs on the calling goroutine, so that Place may run

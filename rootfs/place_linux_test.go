@@ -310,7 +310,7 @@ func TestPlaceRace(t *testing.T) {
 					ok++
 				}
 			})
-			t.Logf("%d of 2000 rounds placed it", ok)
+			t.Logf("%d of %d rounds placed it", ok, flips)
 			for p := range snapshot(t, dir) {
 				if strings.Contains(p, ".sandboxd-") {
 					t.Errorf("%s was left", p)

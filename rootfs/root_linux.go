@@ -474,7 +474,7 @@ func (r *Rootfs) writeFile(p string, content []byte) error {
 }
 
 // Dir is the skeleton's path: directories, symbolic links and regular files, of
-// which there are at most 8192 of 16 KiB each and some 2 MiB in all. Nothing but the
+// which there are at most 8192, of 64 KiB each and some 2 MiB in all. Nothing but the
 // Rootfs may change what is there. A sandbox that needs other mount points makes
 // a tree like it.
 func (r *Rootfs) Dir() string { return r.dir }

@@ -64,12 +64,12 @@ func TestUndeclared(t *testing.T) {
 func TestUndeclaredBounds(t *testing.T) {
 	testutil.CheckLeaks(t)
 	many := t.TempDir()
-	for i := range 3000 {
+	for i := range 1200 {
 		addTree(t, many, fmt.Sprint(i))
 	}
 	got, n, err := Undeclared(t.Context(), open(t, many), nil, 0)
 	must(t, err)
-	if n != 3000 || len(got) != 0 {
+	if n != 1200 || len(got) != 0 {
 		t.Errorf("%d: %q", n, got)
 	}
 	_, _, err = Undeclared(t.Context(), open(t, many), []string{".."}, 0)

@@ -37,6 +37,10 @@ func (c *Cache) Open(d Digest) (*Blob, error) {
 // Digest is the blob's name.
 func (b *Blob) Digest() Digest { return b.digest }
 
+// File is the blob itself, for those who copy from file to file. It is open for
+// reading, and closed by Close or by closing it.
+func (b *Blob) File() *os.File { return b.f }
+
 // Read reads on from where the last Read ended.
 func (b *Blob) Read(p []byte) (int, error) { return b.f.Read(p) }
 

@@ -60,7 +60,8 @@ type TaskSpec struct {
 	// which are set unless given here.
 	Env map[string]string `json:"env,omitempty"`
 	// Outputs are paths relative to the work directory, files or directories,
-	// that the task must have made. One that is missing after exit code 0
+	// that the task must have made. What is there before takes no part in the
+	// signature, so an overlay hides it from the task. One that is missing after exit code 0
 	// is reported in TaskOutput.MissingOutputs, and the result is not cached.
 	Outputs []string `json:"outputs,omitempty"`
 	// Inputs are further read-only files and directories.

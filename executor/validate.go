@@ -193,7 +193,7 @@ func (t *TaskSpec) checkOutputs() error {
 }
 
 // reservedTargets are the sandbox's own; nothing may be put over or under them.
-var reservedTargets = []string{"/proc", "/dev", "/sys", "/build", "/.sandboxd", "/tmp"}
+var reservedTargets = []string{"/proc", "/dev", "/sys", "/build", "/.sandboxd", "/etc", "/home/build", "/tmp"}
 
 func (t *TaskSpec) checkInputs() error {
 	if len(t.Inputs) > MaxInputs {
@@ -212,8 +212,9 @@ func (t *TaskSpec) checkInputs() error {
 			return FieldErrorf("inputs", "%q would be the root itself; use rootfs for that", in.Host)
 		}
 		for _, r := range reservedTargets {
-			// Under /tmp a caller's tree may lie, and is then seen there.
-			if to == r || r != "/tmp" && strings.HasPrefix(to, r+"/") {
+			// Under /tmp a caller's tree may lie, and is then seen there; and
+			// configuration goes into /etc and the home directory.
+			if to == r || r != "/tmp" && r != "/etc" && r != "/home/build" && strings.HasPrefix(to, r+"/") {
 				return FieldErrorf("inputs", "%q is the sandbox's own; put the input elsewhere", to)
 			}
 		}

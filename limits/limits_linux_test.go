@@ -10,7 +10,7 @@ import (
 
 func TestGroupLimitsAndKills(t *testing.T) {
 	testutil.RequireRoot(t)
-	m, err := Open(Config{Parent: "/sandboxd-limits-test"})
+	m, err := Open(Config{Parent: testutil.CgroupParent()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,7 @@ import (
 func TestSweepAndOOM(t *testing.T) {
 	testutil.RequireRoot(t)
 	testutil.CheckLeaks(t)
-	m, err := Open(Config{Parent: "/sandboxd-sweep-test"})
+	m, err := Open(Config{Parent: testutil.CgroupParent()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -55,6 +55,9 @@ var try = []struct {
 func TestMain(m *testing.M) {
 	mode := os.Getenv("SANDBOX_TEST_FILTER")
 	if mode == "" {
+		if err := sandbox.Seal(); err != nil {
+			panic(err)
+		}
 		os.Exit(m.Run())
 	}
 	runtime.LockOSThread()

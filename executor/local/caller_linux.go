@@ -1,0 +1,81 @@
+package local
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sandboxd/sandboxd/executor"
+)
+
+// callerOf is on whose behalf ctx's task runs.
+func self() executor.Caller {
+	groups, err := os.Getgroups()
+	c := executor.Caller{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()), PID: int32(os.Getpid())}
+	if err == nil {
+		for _, g := range groups {
+			c.Groups = append(c.Groups, uint32(g))
+		}
+	}
+	return c
+}
+
+// as runs f with the rights of c to files, and with no others: on a thread of its
+// own, which then ends. f must not start goroutines that rely on them.
+func as(c executor.Caller, f func() error) error {
+	if c.UID == 0 {
+		return f()
+	}
+	done := make(chan error, 1)
+	go func() {
+		// Never unlocked, so that the thread ends with the goroutine. It is not the
+		// process's first: package sandbox keeps that to main.
+		runtime.LockOSThread()
+		if err := become(c); err != nil {
+			done <- fmt.Errorf("take on the rights of user %d: %w", c.UID, err)
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+// become changes the calling thread. The raw calls are those of a thread, where
+// the ones of package syscall change all threads.
+func become(c executor.Caller) error {
+	groups := unsafe.Pointer(unsafe.SliceData(append([]uint32{}, c.Groups...)))
+	if _, _, e := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(c.Groups)), uintptr(groups), 0); e != 0 {
+		return fmt.Errorf("setgroups: %w", e)
+	}
+	// These two return the old value, and no error: read back.
+	unix.RawSyscall(unix.SYS_SETFSGID, uintptr(c.GID), 0, 0)
+	unix.RawSyscall(unix.SYS_SETFSUID, uintptr(c.UID), 0, 0)
+	if id, _, _ := unix.RawSyscall(unix.SYS_SETFSGID, ^uintptr(0), 0, 0); uint32(id) != c.GID {
+		return fmt.Errorf("setfsgid: is %d", id)
+	}
+	if id, _, _ := unix.RawSyscall(unix.SYS_SETFSUID, ^uintptr(0), 0, 0); uint32(id) != c.UID {
+		return fmt.Errorf("setfsuid: is %d", id)
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	if err := unix.Capset(&header, &none[0]); err != nil {
+		return fmt.Errorf("capset: %w", err)
+	}
+	return nil
+}
+
+// openAs opens a path of c's with c's rights. Symbolic links are followed, those
+// of /proc are not: in the daemon they lead to what is the daemon's.
+func openAs(c executor.Caller, path string, flags uint64) (f *os.File, err error) {
+	err = as(c, func() error {
+		fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS})
+		if err == nil {
+			f = os.NewFile(uintptr(fd), path)
+		}
+		return err
+	})
+	return f, err
+}

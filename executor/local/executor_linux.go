@@ -1,0 +1,322 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/sandboxd/sandboxd/cache"
+	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/limits"
+	"github.com/sandboxd/sandboxd/netpolicy"
+	"github.com/sandboxd/sandboxd/rootfs"
+	"github.com/sandboxd/sandboxd/sandbox"
+)
+
+// Executor runs tasks in sandboxes. It is an executor.Executor.
+type Executor struct {
+	cfg    Config
+	log    logrus.FieldLogger
+	lock   *os.File
+	limits *limits.Manager
+	host   *sandbox.Host
+	roots  *roots
+	slots  chan struct{} // one for each running task
+	born   time.Time
+	flight flight
+
+	mu     sync.Mutex
+	status executor.Status
+	closed bool
+	idle   chan struct{} // closed when closed and no task is left
+	cancel context.CancelFunc
+	life   context.Context // ends when running tasks must
+	once   sync.Once
+	end    error
+}
+
+var _ executor.Executor = (*Executor)(nil)
+
+// New readies cfg.StateDir, and removes what a dead executor left behind.
+func New(cfg Config) (*Executor, error) {
+	if cfg.Cache == nil {
+		return nil, errors.New("local executor: Config.Cache is missing")
+	}
+	if cfg.MaxParallel <= 0 {
+		cfg.MaxParallel = runtime.NumCPU()
+	}
+	if cfg.Logger == nil {
+		l := logrus.New()
+		l.SetOutput(io.Discard)
+		cfg.Logger = l
+	}
+	e := &Executor{cfg: cfg, log: cfg.Logger, slots: make(chan struct{}, cfg.MaxParallel), born: time.Now(), idle: make(chan struct{})}
+	e.flight.running = map[string]chan struct{}{}
+	e.life, e.cancel = context.WithCancel(context.Background())
+	if err := e.open(); err != nil {
+		return nil, errors.Join(fmt.Errorf("local executor: %w", err), e.unmake())
+	}
+	e.status.Healthy = true
+	return e, nil
+}
+
+func (e *Executor) open() (err error) {
+	dir := e.cfg.StateDir
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return err
+	}
+	// A sandbox's first process, which is no user of this machine's, passes through.
+	if err := os.Chmod(dir, 0o711); err != nil {
+		return err
+	}
+	if e.lock, err = lockDir(dir); err != nil {
+		return err
+	}
+	if e.limits, err = limits.Open(limits.Config{Parent: e.cfg.CgroupParent, AllowUnenforced: e.cfg.AllowUnenforced}); err != nil {
+		return err
+	}
+	if e.host, err = sandbox.Open(sandbox.Config{Dir: filepath.Join(dir, "sandboxes"), RangesDir: e.cfg.RangesDir, Limits: e.limits}); err != nil {
+		return err
+	}
+	e.roots, err = openRoots(filepath.Join(dir, "roots"))
+	return err
+}
+
+// lockDir keeps a second executor out of a state directory. The lock ends with the process.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if err == unix.EWOULDBLOCK {
+			err = fmt.Errorf("state directory %s is in use by another sandboxd; stop it, or choose another with --state-dir", dir)
+		}
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// unmake undoes open.
+func (e *Executor) unmake() error {
+	var errs []error
+	if e.roots != nil {
+		errs = append(errs, e.roots.close())
+	}
+	if e.host != nil {
+		errs = append(errs, e.host.Close())
+	}
+	if e.limits != nil {
+		errs = append(errs, e.limits.Close())
+	}
+	if e.lock != nil {
+		errs = append(errs, e.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Close implements executor.Executor.
+func (e *Executor) Close(ctx context.Context) error {
+	e.mu.Lock()
+	e.closed, e.status.Healthy = true, false
+	if e.status.Active == 0 {
+		e.once.Do(func() { close(e.idle) })
+	}
+	e.mu.Unlock()
+	select {
+	case <-e.idle:
+	case <-ctx.Done():
+		e.cancel()
+		<-e.idle
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.cancel()
+	if e.lock != nil {
+		e.end = e.unmake()
+		e.lock, e.roots, e.host, e.limits = nil, nil, nil, nil
+	}
+	return e.end
+}
+
+// enter counts a task in.
+func (e *Executor) enter() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return executor.Errorf(executor.Unavailable, "the executor is closed; try another")
+	}
+	e.status.Active++
+	return nil
+}
+
+// leave counts it out.
+func (e *Executor) leave(out *executor.TaskOutput) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.status.Active--
+	e.status.Executed++
+	if out != nil && out.Success() {
+		e.status.Successful++
+	} else {
+		e.status.Failed++
+	}
+	if out != nil && out.Cached {
+		e.status.CacheHits++
+	}
+	if e.closed && e.status.Active == 0 {
+		e.once.Do(func() { close(e.idle) })
+	}
+}
+
+// Status implements executor.Executor.
+func (e *Executor) Status(context.Context) (executor.Status, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s := e.status
+	s.Uptime = time.Since(e.born)
+	return s, nil
+}
+
+// Capabilities implements executor.Executor.
+func (e *Executor) Capabilities(context.Context) (executor.Capabilities, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.limits == nil {
+		return executor.Capabilities{}, executor.Errorf(executor.Unavailable, "the executor is closed; try another")
+	}
+	return executor.Capabilities{
+		Sandboxing: true, NetworkIsolation: true, Caching: true,
+		MaxParallel: e.cfg.MaxParallel,
+		Platforms:   []string{runtime.GOOS + "/" + runtime.GOARCH},
+		Version:     e.cfg.Version,
+		Networks:    []string{netpolicy.Isolated.String(), netpolicy.Loopback.String(), netpolicy.Full.String()},
+		Limits:      append(e.limits.Enforces(), "tmp_bytes", "open_files", "output_bytes"),
+		Missing:     append(e.limits.Missing(), "network controlled: is not there yet; use isolated, loopback or full"),
+	}, nil
+}
+
+// OpenBlob returns a blob's content, verified. Whoever knows a digest may read
+// what it names: it is as hard to guess as the content. The error of one that is
+// not there is an fs.ErrNotExist.
+func (e *Executor) OpenBlob(_ context.Context, d executor.Digest) (io.ReadCloser, error) {
+	b, err := e.cfg.Cache.Open(cache.Digest(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, executor.Errorf(executor.Invalid, "blob %s is not in the cache; run the task again with cache mode refresh: %w", d, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// roots are the default root, for each network policy.
+type roots struct {
+	dir string
+	mu  sync.Mutex
+	all map[string]*rootfs.Rootfs
+	old []*rootfs.Rootfs // replaced, perhaps in use
+	n   atomic.Int64
+}
+
+func openRoots(dir string) (*roots, error) {
+	// What a dead executor left.
+	parent, err := os.Open(filepath.Dir(dir))
+	if err != nil {
+		return nil, err
+	}
+	defer parent.Close()
+	if err := rootfs.RemoveTree(parent, filepath.Base(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	return &roots{dir: dir, all: map[string]*rootfs.Rootfs{}}, nil
+}
+
+// host returns the machine's own root for a network policy.
+func (r *roots) host(network string) (*rootfs.Rootfs, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if x := r.all[network]; x != nil {
+		if x.Fresh() {
+			return x, nil
+		}
+		r.old = append(r.old, x)
+	}
+	x, err := r.open("", network)
+	if err == nil {
+		r.all[network] = x
+	}
+	return x, err
+}
+
+// open needs no lock: with a directory as root it takes long.
+func (r *roots) open(root, network string) (*rootfs.Rootfs, error) {
+	return rootfs.Open(filepath.Join(r.dir, fmt.Sprint(r.n.Add(1))), rootfs.Spec{
+		Root: root, Network: network, UID: sandbox.UID, GID: sandbox.GID, Hostname: sandbox.Hostname,
+	})
+}
+
+func (r *roots) close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var errs []error
+	for _, x := range r.all {
+		errs = append(errs, x.Close())
+	}
+	for _, x := range r.old {
+		errs = append(errs, x.Close())
+	}
+	return errors.Join(append(errs, os.Remove(r.dir))...)
+}
+
+// flight keeps the same task from running twice at once: the second waits, and
+// finds the first one's result.
+type flight struct {
+	mu      sync.Mutex
+	running map[string]chan struct{}
+}
+
+// wait returns, once nobody else runs key, what ends the claim to it.
+func (f *flight) wait(ctx context.Context, key string) (done func(), err error) {
+	for {
+		f.mu.Lock()
+		other := f.running[key]
+		if other == nil {
+			c := make(chan struct{})
+			f.running[key] = c
+			f.mu.Unlock()
+			return func() {
+				f.mu.Lock()
+				delete(f.running, key)
+				f.mu.Unlock()
+				close(c)
+			}, nil
+		}
+		f.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// allowed reports whether c is root or among uids.
+func allowed(c executor.Caller, uids []uint32) bool {
+	return c.UID == 0 || slices.Contains(uids, c.UID)
+}

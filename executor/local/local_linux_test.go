@@ -1,0 +1,177 @@
+package local
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sandboxd/sandboxd/cache"
+	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/internal/testutil"
+	"github.com/sandboxd/sandboxd/sandbox"
+)
+
+func TestMain(m *testing.M) {
+	if err := sandbox.Seal(); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+var warm bool
+
+// newExecutor returns an executor with a state and a cache of its own.
+func newExecutor(t *testing.T) *Executor {
+	t.Helper()
+	testutil.RequireRoot(t)
+	if !warm {
+		// libcontainer keeps two descriptors from the first time on.
+		warm = true
+		t.Run("warm up", func(t *testing.T) { runTask(t, openExecutor(t), &executor.TaskSpec{Script: "true"}) })
+	}
+	testutil.CheckLeaks(t)
+	return openExecutor(t)
+}
+
+func openExecutor(t *testing.T) *Executor {
+	t.Helper()
+	dir := openDir(t)
+	store, err := cache.Open(filepath.Join(dir, "cache"), cache.Config{})
+	must(t, err)
+	t.Cleanup(func() { must(t, store.Close()) })
+	e, err := New(Config{
+		StateDir: filepath.Join(dir, "state"), Cache: store, MaxParallel: 4, RangesDir: filepath.Join(dir, "ids"),
+		CgroupParent: testutil.CgroupParent(),
+	})
+	must(t, err)
+	t.Cleanup(func() { must(t, e.Close(context.Background())) })
+	return e
+}
+
+// openDir is a temporary directory that others may pass through.
+func openDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
+		must(t, os.Chmod(d, 0o711))
+	}
+	return dir
+}
+
+func runTask(t *testing.T, e *Executor, spec *executor.TaskSpec) *executor.TaskOutput {
+	t.Helper()
+	out, err := e.Execute(context.Background(), spec)
+	must(t, err)
+	return out
+}
+
+func write(t *testing.T, dir string, files map[string]string) {
+	t.Helper()
+	for name, content := range files {
+		p := filepath.Join(dir, name)
+		must(t, os.MkdirAll(filepath.Dir(p), 0o755))
+		must(t, os.WriteFile(p, []byte(content), 0o644))
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	must(t, err)
+	return string(b)
+}
+
+func TestTaskIsNotRunTwice(t *testing.T) {
+	e := newExecutor(t)
+	work := openDir(t)
+	write(t, work, map[string]string{"in": "input\n"})
+	spec := &executor.TaskSpec{
+		Workdir: work, Outputs: []string{"out/bin", "empty"},
+		Script: "mkdir -p out/bin empty; date +%s%N >out/bin/when; ln -s when out/bin/link; chmod 755 out/bin/when; echo junk >junk; cat in; echo err >&2",
+	}
+	first := runTask(t, e, spec)
+	if !first.Success() || first.Cached || string(first.Stdout.Inline) != "input\n" || string(first.Stderr.Inline) != "err\n" {
+		t.Fatalf("%+v", first)
+	}
+	if got := fmt.Sprint(first.UndeclaredWrites); got != "[junk]" {
+		t.Errorf("undeclared: %s", got)
+	}
+	if _, err := os.Stat(filepath.Join(work, "junk")); err == nil {
+		t.Error("an undeclared file is in the caller's tree")
+	}
+	when := read(t, filepath.Join(work, "out/bin/link"))
+	must(t, os.RemoveAll(filepath.Join(work, "out")))
+
+	second := runTask(t, e, spec)
+	if !second.Cached || !second.Success() || second.Signature != first.Signature || string(second.Stdout.Inline) != "input\n" || second.Duration != first.Duration {
+		t.Errorf("second: %+v", second)
+	}
+	if again := read(t, filepath.Join(work, "out/bin/when")); again != when {
+		t.Errorf("output is %q, was %q", again, when)
+	}
+	st, err := os.Stat(filepath.Join(work, "out/bin/when"))
+	must(t, err)
+	if st.Mode().Perm() != 0o755 {
+		t.Errorf("mode %v", st.Mode())
+	}
+
+	write(t, work, map[string]string{"in": "other\n"})
+	if third := runTask(t, e, spec); third.Cached || third.Signature == first.Signature || string(third.Stdout.Inline) != "other\n" {
+		t.Errorf("third: %+v", third)
+	}
+}
+
+func TestCauses(t *testing.T) {
+	e := newExecutor(t)
+	for name, c := range map[string]struct {
+		spec  executor.TaskSpec
+		cause executor.Cause
+		code  int
+	}{
+		"exit":    {executor.TaskSpec{Script: "exit 3"}, executor.CauseExited, 3},
+		"signal":  {executor.TaskSpec{Script: "kill -SEGV $$"}, executor.CauseSignaled, 139},
+		"timeout": {executor.TaskSpec{Script: "sleep 1000", Timeout: 200 * time.Millisecond}, executor.CauseTimedOut, 143},
+		"deaf":    {executor.TaskSpec{Script: "trap '' TERM; setsid sleep 1000 & sleep 1000", Timeout: 200 * time.Millisecond}, executor.CauseTimedOut, 137},
+		"memory":  {executor.TaskSpec{Script: "head -c 1G /dev/zero | tail", Limits: executor.ResourceLimits{MemoryBytes: 128 << 20}}, executor.CauseOOMKilled, 137},
+		"grandchild memory": {executor.TaskSpec{Script: "(head -c 1G /dev/zero | tail) || true; sleep 1; exit 0",
+			Limits: executor.ResourceLimits{MemoryBytes: 128 << 20}}, executor.CauseOOMKilled, 137},
+		"pids":        {executor.TaskSpec{Script: "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24; do sleep 2 & done; wait", Limits: executor.ResourceLimits{PidsMax: 16}}, executor.CausePidsLimit, 2},
+		"output":      {executor.TaskSpec{Script: "yes", Limits: executor.ResourceLimits{OutputBytes: 1 << 20}}, executor.CauseOutputLimit, 137},
+		"not found":   {executor.TaskSpec{Argv: []string{"no-such-program"}}, executor.CauseExited, 127},
+		"not allowed": {executor.TaskSpec{Argv: []string{"/etc/passwd"}}, executor.CauseExited, 126},
+		"interpreter": {executor.TaskSpec{Script: "#!/bin/cat\nhello\n"}, executor.CauseExited, 0},
+	} {
+		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
+			out := runTask(t, e, &c.spec)
+			if out.Cause != c.cause || out.ExitCode != c.code {
+				t.Errorf("%s, code %d (%s), want %s, %d: %s", out.Cause, out.ExitCode, out.Evidence, c.cause, c.code, out.Stderr.Inline)
+			}
+		})
+	}
+}
+
+func TestCancel(t *testing.T) {
+	e := newExecutor(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	ctx = executor.WithEvents(ctx, func(ev executor.TaskEvent) {
+		if strings.Contains(string(ev.Data), "ready") {
+			cancel()
+		}
+	})
+	out, err := e.Execute(ctx, &executor.TaskSpec{Script: "echo ready; sleep 1000"})
+	must(t, err)
+	if out.Cause != executor.CauseCanceled {
+		t.Errorf("%+v", out)
+	}
+}

@@ -1,0 +1,437 @@
+package local
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sandboxd/sandboxd/cache"
+	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/limits"
+	"github.com/sandboxd/sandboxd/netpolicy"
+	"github.com/sandboxd/sandboxd/rootfs"
+	"github.com/sandboxd/sandboxd/sandbox"
+)
+
+// grace is how long a task may take to end after SIGTERM.
+const grace = 5 * time.Second
+
+// task is one call of Execute.
+type task struct {
+	*Executor
+	spec   *executor.TaskSpec
+	limits executor.ResourceLimits
+	caller executor.Caller
+	paths  *opened
+	root   *rootfs.Rootfs
+	event  executor.EventFunc
+
+	signature cache.Digest
+}
+
+// Execute implements executor.Executor.
+func (e *Executor) Execute(ctx context.Context, spec *executor.TaskSpec) (out *executor.TaskOutput, err error) {
+	if err := spec.Validate(); err != nil {
+		return nil, err
+	}
+	t := &task{Executor: e, spec: spec, limits: spec.Limits.WithDefaults(), caller: self(), event: executor.EventsFrom(ctx)}
+	if c, ok := executor.CallerFrom(ctx); ok {
+		t.caller = c
+	}
+	if err := e.enter(); err != nil {
+		return nil, err
+	}
+	defer func() { e.leave(out) }()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(e.life, stop)()
+	out, err = t.execute(ctx)
+	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		err = executor.Errorf(executor.Canceled, "canceled before the task had started: %w", err)
+	}
+	return out, err
+}
+
+func (t *task) execute(ctx context.Context) (out *executor.TaskOutput, err error) {
+	if err := t.admit(); err != nil {
+		return nil, err
+	}
+	if t.paths, err = open(t.caller, t.spec); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, t.paths.close()) }()
+	if err := t.openRoot(); err != nil {
+		return nil, err
+	}
+	if t.spec.Rootfs != "" {
+		defer func() { err = errors.Join(err, t.root.Close()) }()
+	}
+	t.tell(executor.EventQueued)
+	if t.signature, err = t.sign(ctx, t.spec, t.paths, t.root.Identity()); err != nil {
+		return nil, err
+	}
+	if t.spec.Cache == executor.CacheOff || t.spec.WorkdirMode == executor.WorkdirDirect {
+		return t.run(ctx, false)
+	}
+	done, err := t.flight.wait(ctx, t.namespace()+t.signature.String())
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	if t.spec.Cache == executor.CacheUse {
+		if out, err := t.lookUp(ctx); out != nil || err != nil {
+			return out, err
+		}
+	}
+	return t.run(ctx, true)
+}
+
+func (t *task) tell(k executor.EventKind) {
+	if t.event != nil {
+		t.event(executor.TaskEvent{Kind: k})
+	}
+}
+
+// namespace keeps the results of users apart.
+func (t *task) namespace() string { return "uid-" + strconv.FormatUint(uint64(t.caller.UID), 10) }
+
+// admit refuses what this caller may not have, and what this machine cannot do.
+func (t *task) admit() error {
+	s := t.spec
+	if s.Network == executor.NetworkControlled {
+		return executor.Errorf(executor.Unsupported, "network: controlled is not there yet; use isolated or loopback, or full if you may")
+	}
+	if s.Network == executor.NetworkFull && !allowed(t.caller, t.cfg.AllowFull) {
+		return executor.Errorf(executor.Denied, "network: full is the host's own network, which user %d may not have; use isolated or loopback, or have the administrator add the user to callers.full_network_uids", t.caller.UID)
+	}
+	for name, v := range map[string]int64{"memory_bytes": s.Limits.MemoryBytes, "pids_max": s.Limits.PidsMax} {
+		if v == executor.Unlimited && !allowed(t.caller, t.cfg.AllowUnlimited) {
+			return executor.Errorf(executor.Denied, "limits.%s: user %d may not have it unlimited; give a number, or have the administrator add the user to callers.unlimited_uids", name, t.caller.UID)
+		}
+	}
+	if err := t.Executor.limits.Check(t.groupLimits()); err != nil {
+		return executor.Errorf(executor.Unsupported, "%w", err)
+	}
+	return nil
+}
+
+// groupLimits are what package limits enforces.
+func (t *task) groupLimits() limits.Limits {
+	l := limits.Limits{CPUQuotaUS: t.limits.CPUQuotaUS, MemoryBytes: t.limits.MemoryBytes, PidsMax: t.limits.PidsMax}
+	if t.limits.IOWeight != executor.DefaultIOWeight {
+		l.IOWeight = t.limits.IOWeight
+	}
+	return l
+}
+
+func (t *task) openRoot() (err error) {
+	network := t.spec.Network.String()
+	if t.spec.Rootfs == "" {
+		t.root, err = t.roots.host(network)
+		return err
+	}
+	// Whether the caller may see it, before root looks at it.
+	dir, err := openAs(t.caller, t.spec.Rootfs, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return executor.FieldErrorf("rootfs", "%q: %w; name a directory that you may read", t.spec.Rootfs, err)
+	}
+	defer dir.Close()
+	if t.root, err = t.roots.open(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()), network); err != nil {
+		return executor.FieldErrorf("rootfs", "%q: %w", t.spec.Rootfs, err)
+	}
+	return nil
+}
+
+// run runs the task, and stores the result if it may be.
+func (t *task) run(ctx context.Context, store bool) (*executor.TaskOutput, error) {
+	select {
+	case t.slots <- struct{}{}:
+		defer func() { <-t.slots }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	out, err := t.inSandbox(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out.Signature = executor.Signature(t.signature.String())
+	if store && out.Success() {
+		if err := t.store(ctx, out); err != nil {
+			// The task is done, and its caller has all that it asked for.
+			t.log.WithError(err).WithField("signature", out.Signature).Warn("result is not cached")
+		}
+	}
+	if out.Success() && t.spec.WorkdirMode == executor.WorkdirOverlay {
+		if err := t.place(ctx, out.OutputFiles); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// inSandbox runs the task and collects what it made.
+func (t *task) inSandbox(ctx context.Context) (out *executor.TaskOutput, err error) {
+	stops := &stops{task: t, ended: make(chan struct{})}
+	l, err := openLogs(t.cfg.Cache, t.logBytes(), t.event, func() { stops.now(executor.CauseOutputLimit) })
+	if err != nil {
+		return nil, err
+	}
+	box, err := t.start(ctx, l)
+	if err = errors.Join(err, l.closeWriters()); err != nil {
+		if box != nil {
+			err = errors.Join(err, box.Close())
+		}
+		_, _, err2 := l.finish()
+		return nil, errors.Join(err, err2)
+	}
+	defer func() {
+		if e := box.Close(); e != nil {
+			out, err = nil, errors.Join(err, e)
+		}
+	}()
+	t.tell(executor.EventStarted)
+	exit, err := stops.watch(ctx, box)
+	stdout, stderr, err2 := l.finish()
+	if err = errors.Join(err, err2); err != nil {
+		return nil, err
+	}
+	if out, err = t.judge(box, exit, stops); err != nil {
+		return nil, err
+	}
+	out.Stdout, out.Stderr = stdout, stderr
+	return out, t.collect(box, exit, out)
+}
+
+func (t *task) logBytes() int64 {
+	if n := t.limits.OutputBytes; n > 0 {
+		return n
+	}
+	return executor.DefaultLogBytes
+}
+
+// start starts the sandbox.
+func (t *task) start(ctx context.Context, l *logs) (*sandbox.Sandbox, error) {
+	stdin, err := standardInput(t.spec.Stdin)
+	if err != nil {
+		return nil, err
+	}
+	defer stdin.Close()
+	s := sandbox.Spec{
+		ID:   "t-" + strings.ToLower(rand.Text()),
+		Root: t.root, Script: t.spec.Script, Argv: t.spec.Argv,
+		Stdio:   [3]*os.File{stdin, l.outW, l.errW},
+		Network: netpolicy.Policy(t.spec.Network), Limits: t.groupLimits(),
+		TmpBytes: max(t.limits.TmpBytes, 0), OpenFiles: t.spec.Limits.OpenFiles, Debug: t.spec.Debug,
+		Work: sandbox.Work{Dir: t.paths.work, Hide: t.spec.Outputs, UID: t.caller.UID, GID: t.caller.GID, Mode: map[executor.WorkdirMode]sandbox.WorkMode{
+			executor.WorkdirDirect: sandbox.WorkDirect, executor.WorkdirReadonly: sandbox.WorkReadonly,
+		}[t.spec.WorkdirMode]},
+	}
+	for k, v := range environment(t.spec.Env) {
+		s.Env = append(s.Env, k+"="+v)
+	}
+	slices.Sort(s.Env)
+	for i, f := range t.paths.inputs {
+		s.Inputs = append(s.Inputs, sandbox.Bind{File: f, Target: t.spec.Inputs[i].Target()})
+	}
+	box, err := t.host.Start(ctx, s)
+	return box, refused(err)
+}
+
+// refused gives errors of the sandbox that lie in the task their kind.
+func refused(err error) error {
+	var unmappable *sandbox.UnmappableError
+	var mounts *sandbox.MountBelowError
+	var target *sandbox.TargetError
+	var limit *sandbox.OpenFilesError
+	switch {
+	case errors.As(err, &unmappable):
+		return &executor.Error{Kind: executor.Unsupported, Field: "workdir", Text: unmappable.Error()}
+	case errors.As(err, &mounts):
+		return executor.FieldErrorf("workdir", "%w", mounts)
+	case errors.As(err, &target):
+		return executor.FieldErrorf("inputs", "%w", target)
+	case errors.As(err, &limit):
+		return &executor.Error{Kind: executor.Unsupported, Field: "limits.open_files", Text: limit.Error()}
+	}
+	return err
+}
+
+func standardInput(b []byte) (*os.File, error) {
+	if len(b) == 0 {
+		return os.Open(os.DevNull)
+	}
+	fd, err := unix.MemfdCreate("stdin", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("standard input: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "stdin")
+	if _, err := f.Write(b); err != nil {
+		return nil, errors.Join(fmt.Errorf("standard input: %w", err), f.Close())
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, errors.Join(fmt.Errorf("standard input: %w", err), f.Close())
+	}
+	return f, nil
+}
+
+// judge says why the task ended, and what it used.
+func (t *task) judge(box *sandbox.Sandbox, exit sandbox.Exit, s *stops) (*executor.TaskOutput, error) {
+	events, err := box.Group().Events()
+	if err != nil {
+		return nil, err
+	}
+	used, err := box.Group().Usage()
+	if err != nil {
+		return nil, err
+	}
+	out := &executor.TaskOutput{ExitCode: exit.Code, Signal: exit.Signal, Duration: exit.Duration, Usage: executor.Usage(used)}
+	out.Applied = executor.Applied{Network: t.spec.Network.String(), Limits: box.Group().Applied(), Sandbox: box.Found()}
+	cause := s.cause()
+	switch {
+	case events.OOMKills > 0:
+		out.Cause, out.Evidence = executor.CauseOOMKilled, fmt.Sprintf("the kernel's oom_kill counter of the task's control group is %d", events.OOMKills)
+	case cause != "":
+		out.Cause, out.Evidence = cause, s.evidence()
+	case exit.Signal != 0:
+		out.Cause, out.Evidence = executor.CauseSignaled, fmt.Sprintf("wait status: %s", unix.SignalName(unix.Signal(exit.Signal)))
+	case events.PidsMaxHits > 0 && exit.Code != 0:
+		out.Cause, out.Evidence = executor.CausePidsLimit, fmt.Sprintf("the pids controller refused %d forks", events.PidsMaxHits)
+	default:
+		out.Cause, out.Evidence = executor.CauseExited, fmt.Sprintf("wait status: exit code %d", exit.Code)
+	}
+	return out, nil
+}
+
+// collect takes the outputs of a success into the cache, and lists all other writes.
+func (t *task) collect(box *sandbox.Sandbox, exit sandbox.Exit, out *executor.TaskOutput) error {
+	if out.Cause == executor.CauseExited && exit.Code == 0 {
+		if err := t.collectOutputs(box, out); err != nil {
+			return err
+		}
+	}
+	if t.spec.WorkdirMode != executor.WorkdirOverlay {
+		return nil
+	}
+	upper, err := box.Upper()
+	if err != nil {
+		return err
+	}
+	defer upper.Close()
+	// The context may be done; the task is, too, and its caller waits.
+	out.UndeclaredWrites, out.UndeclaredTotal, err = rootfs.Undeclared(context.Background(), upper, t.spec.Outputs, executor.MaxListed)
+	return err
+}
+
+func (t *task) collectOutputs(box *sandbox.Sandbox, out *executor.TaskOutput) error {
+	lim := rootfs.Limits{MaxBytes: max(t.limits.OutputBytes, 0)}
+	entries, missing, err := rootfs.Collect(context.Background(), box.Work(), t.spec.Outputs, lim, t.keep)
+	var entry *rootfs.EntryError
+	var limit *rootfs.LimitError
+	switch {
+	case errors.As(err, &entry), errors.As(err, &limit):
+		return executor.FieldErrorf("outputs", "%w", err)
+	case err != nil:
+		return err
+	}
+	out.MissingOutputs = missing[:min(len(missing), executor.MaxListed)]
+	for _, x := range entries {
+		f := executor.OutputFile{Path: x.Path, Mode: x.Mode, Target: x.Target, Kind: kinds[x.Kind]}
+		if x.Kind == 'f' {
+			if f.Digest, err = executor.ParseDigest(x.Blob); err != nil {
+				return err
+			}
+		}
+		out.OutputFiles = append(out.OutputFiles, f)
+	}
+	if len(missing) > 0 {
+		out.OutputFiles = nil
+	}
+	return nil
+}
+
+var kinds = map[byte]executor.FileKind{'f': executor.KindFile, 'd': executor.KindDir, 'l': executor.KindSymlink}
+
+// keep is a rootfs.Store.
+func (t *task) keep(ctx context.Context, path string, f *os.File, size int64) (string, error) {
+	d, err := t.cfg.Cache.Put(ctx, io.LimitReader(f, size))
+	if err != nil {
+		return "", err
+	}
+	if d.Size != size {
+		return "", &rootfs.EntryError{Path: path, Reason: "became shorter while it was read; let nothing else change it"}
+	}
+	return d.String(), nil
+}
+
+// place puts outputs into the caller's tree, with the caller's rights.
+func (t *task) place(ctx context.Context, files []executor.OutputFile) error {
+	if t.paths.work == nil || len(files) == 0 {
+		return nil
+	}
+	entries := make([]rootfs.Entry, len(files))
+	for i, f := range files {
+		entries[i] = rootfs.Entry{Path: f.Path, Mode: f.Mode, Target: f.Target, Size: f.Digest.Size, Blob: f.Digest.String()}
+		for k, kind := range kinds {
+			if kind == f.Kind {
+				entries[i].Kind = k
+			}
+		}
+	}
+	blobs := newOpener(t.cfg.Cache)
+	defer blobs.stop()
+	err := as(t.caller, func() error {
+		return rootfs.Place(ctx, t.paths.work, t.spec.Outputs, entries, blobs.open)
+	})
+	if err != nil {
+		return executor.FieldErrorf("outputs", "cannot be put into the work directory: %w", err)
+	}
+	return nil
+}
+
+// opener opens blobs on a goroutine with the daemon's rights, for one without.
+type opener struct {
+	ask    chan cache.Digest
+	answer chan blobFile
+}
+
+type blobFile struct {
+	f   *os.File
+	err error
+}
+
+func newOpener(c *cache.Cache) *opener {
+	o := &opener{ask: make(chan cache.Digest), answer: make(chan blobFile)}
+	go func() {
+		for d := range o.ask {
+			b, err := c.Open(d)
+			if err != nil {
+				o.answer <- blobFile{err: err}
+				continue
+			}
+			o.answer <- blobFile{f: b.File()}
+		}
+	}()
+	return o
+}
+
+func (o *opener) stop() { close(o.ask) }
+
+// open is for rootfs.Place.
+func (o *opener) open(e rootfs.Entry) (*os.File, error) {
+	d, err := executor.ParseDigest(e.Blob)
+	if err != nil {
+		return nil, err
+	}
+	o.ask <- cache.Digest(d)
+	a := <-o.answer
+	return a.f, a.err
+}

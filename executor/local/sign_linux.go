@@ -1,0 +1,161 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sandboxd/sandboxd/cache"
+	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/sandbox"
+)
+
+// semantics counts what changes the meaning of a TaskSpec: results of another
+// number are not ours.
+const semantics = 1
+
+// opened are a task's paths, open.
+type opened struct {
+	caller executor.Caller
+	work   *os.File // nil: empty
+	inputs []*os.File
+}
+
+// open opens the paths of spec with the caller's rights.
+func open(c executor.Caller, spec *executor.TaskSpec) (*opened, error) {
+	o := &opened{caller: c}
+	if spec.Workdir != "" {
+		f, err := openAs(c, spec.Workdir, unix.O_RDONLY|unix.O_DIRECTORY)
+		if err != nil {
+			return nil, executor.FieldErrorf("workdir", "%q: %w; name a directory that you may read", spec.Workdir, err)
+		}
+		o.work = f
+	}
+	for _, in := range spec.Inputs {
+		f, err := openAs(c, in.Host, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
+		if err != nil {
+			return nil, errors.Join(executor.FieldErrorf("inputs", "%q: %w; name a file or directory that you may read", in.Host, err), o.close())
+		}
+		o.inputs = append(o.inputs, f)
+		if st, err := f.Stat(); err != nil || !st.IsDir() && !st.Mode().IsRegular() {
+			return nil, errors.Join(executor.FieldErrorf("inputs", "%q is not a file or directory", in.Host), err, o.close())
+		}
+	}
+	return o, nil
+}
+
+func (o *opened) close() error {
+	var errs []error
+	if o.work != nil {
+		errs = append(errs, o.work.Close())
+	}
+	for _, f := range o.inputs {
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// sign is the digest of the Action that spec is.
+func (e *Executor) sign(ctx context.Context, spec *executor.TaskSpec, o *opened, root string) (cache.Digest, error) {
+	nodes := map[string]cache.Node{}
+	opt := cache.TreeOptions{Exclude: spec.Outputs, Reader: o.caller.UID}
+	if o.caller.UID != 0 {
+		opt.Credential = func(work func() error) error { return as(o.caller, work) }
+	}
+	if o.work != nil {
+		t, err := e.cfg.Cache.HashTree(ctx, o.work, opt)
+		if err != nil {
+			return cache.Digest{}, unreadable("workdir", err)
+		}
+		nodes["work"] = cache.Node{Digest: t.Digest, Dir: true}
+	}
+	opt.Exclude = nil
+	for i, f := range o.inputs {
+		// Numbered, since one input may lie beneath another; where they are seen is in the platform.
+		n, err := e.signInput(ctx, f, opt)
+		if err != nil {
+			return cache.Digest{}, unreadable("inputs", err)
+		}
+		nodes["inputs/"+strconv.Itoa(i)] = n
+	}
+	if spec.Script != "" {
+		nodes["script"] = cache.Node{Digest: cache.DigestOf([]byte(spec.Script)), Executable: true}
+	}
+	if len(spec.Stdin) > 0 {
+		nodes["stdin"] = cache.Node{Digest: cache.DigestOf(spec.Stdin)}
+	}
+	if len(spec.DepSignatures) > 0 {
+		var b strings.Builder
+		for _, d := range slices.Sorted(slices.Values(spec.DepSignatures)) {
+			fmt.Fprintln(&b, d)
+		}
+		nodes["deps"] = cache.Node{Digest: cache.DigestOf([]byte(b.String()))}
+	}
+	in, err := cache.Directory(nodes)
+	if err != nil {
+		return cache.Digest{}, err
+	}
+	d, err := cache.Action(command(spec, root), in, 0, nil)
+	if err != nil {
+		return cache.Digest{}, executor.Errorf(executor.Invalid, "%w", err)
+	}
+	return d, nil
+}
+
+func (e *Executor) signInput(ctx context.Context, f *os.File, opt cache.TreeOptions) (cache.Node, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return cache.Node{}, err
+	}
+	if !st.IsDir() {
+		return e.cfg.Cache.HashFile(ctx, f, opt)
+	}
+	t, err := e.cfg.Cache.HashTree(ctx, f, opt)
+	return cache.Node{Digest: t.Digest, Dir: true}, err
+}
+
+// unreadable blames a tree that cannot be hashed on who owns it.
+func unreadable(field string, err error) error {
+	var bad *cache.TreeError
+	if errors.As(err, &bad) {
+		return executor.FieldErrorf(field, "%w", err)
+	}
+	return err
+}
+
+// command is what runs, under what.
+func command(spec *executor.TaskSpec, root string) cache.Command {
+	argv := spec.Argv
+	if spec.Script != "" {
+		argv = []string{"/bin/sh", "-e", "script"}
+	}
+	platform := map[string]string{
+		"sandboxd-semantics": strconv.Itoa(semantics),
+		"root":               root,
+		"network":            spec.Network.String(),
+		"work":               string(spec.WorkdirMode),
+		"debug":              strconv.FormatBool(spec.Debug),
+		"has-work":           strconv.FormatBool(spec.Workdir != ""),
+	}
+	for i, in := range spec.Inputs {
+		platform["input-"+strconv.Itoa(i)] = in.Target()
+	}
+	return cache.Command{Argv: argv, Env: environment(spec.Env), Outputs: spec.Outputs, Workdir: "work", Platform: platform}
+}
+
+// environment is what a task's processes see: its own, over what every task has.
+func environment(env map[string]string) map[string]string {
+	all := map[string]string{
+		"PATH": sandbox.DefaultPath, "HOME": sandbox.HomeDir, "LANG": "C.UTF-8", "TMPDIR": "/tmp", "USER": "build",
+	}
+	for k, v := range env {
+		all[k] = v
+	}
+	return all
+}

@@ -1,0 +1,28 @@
+//go:build !linux
+
+package local
+
+import (
+	"context"
+	"io"
+
+	"github.com/sandboxd/sandboxd/executor"
+)
+
+// Executor runs tasks, on Linux.
+type Executor struct{ executor.Executor }
+
+// New needs Linux.
+func New(Config) (*Executor, error) {
+	return nil, executor.Errorf(executor.Unsupported, "sandboxes need Linux; run the daemon there, and name its socket with --socket")
+}
+
+// OpenBlob is never reached, since there is no Executor.
+func (e *Executor) OpenBlob(context.Context, executor.Digest) (io.ReadCloser, error) {
+	return nil, executor.Errorf(executor.Unsupported, "sandboxes need Linux")
+}
+
+// Check finds that this is not Linux.
+func Check(context.Context, Config) []Finding {
+	return []Finding{{Name: "linux", Detail: "this is another system", Remedy: "run the daemon on Linux", Required: true}}
+}

@@ -1,0 +1,301 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/opencontainers/runc/libcontainer"
+
+	"github.com/sandboxd/sandboxd/limits"
+	"github.com/sandboxd/sandboxd/rootfs"
+)
+
+// Config is what a Host is made with.
+type Config struct {
+	// Dir is a directory of the host's own, for layers and state, on a file system
+	// that can be id-mapped and hold an overlay's upper layer. What a dead host left
+	// there is removed.
+	Dir string
+	// RangesDir is where hosts of one machine agree on ids. Empty is /run/sandboxd-ids.
+	RangesDir string
+	// Limits makes the control groups.
+	Limits *limits.Manager
+}
+
+// Host makes sandboxes. It may be used by any number of goroutines.
+type Host struct {
+	cfg     Config
+	ranges  *idRanges
+	dev     *os.File // a detached tmpfs with the devices
+	libs    []string // directories of the host's that the base has too
+	filters [2][]unix.SockFilter
+	mu      sync.Mutex
+	live    map[string]bool
+	closed  bool
+}
+
+// baseDirs are the mount points of the root that libcontainer is given (see
+// assembleRoot).
+var baseDirs = []string{"proc", "dev", "root", "lower", "layer", "scratch", "empty", "empty/dir"}
+
+// Open readies cfg.Dir. The caller closes the Host once its sandboxes are.
+func Open(cfg Config) (*Host, error) {
+	if !haveNsenter {
+		return nil, errors.New("sandbox: this program was built without cgo, which libcontainer needs: build it with CGO_ENABLED=1")
+	}
+	if os.Geteuid() != 0 {
+		return nil, errors.New("sandbox: id-mapped mounts need root: run as root, or use a daemon that does")
+	}
+	if cfg.RangesDir == "" {
+		cfg.RangesDir = "/run/sandboxd-ids"
+	}
+	h := &Host{cfg: cfg, live: map[string]bool{}}
+	if err := h.prepare(); err != nil {
+		return nil, errors.Join(fmt.Errorf("sandbox: %w", err), h.Close())
+	}
+	return h, nil
+}
+
+func (h *Host) prepare() (err error) {
+	if err := h.sweep(); err != nil {
+		return err
+	}
+	// A sandbox's root, who is nobody here, passes through to the base.
+	for _, d := range []string{"", "base"} {
+		if err := openUp(filepath.Join(h.cfg.Dir, d), 0o711); err != nil {
+			return err
+		}
+	}
+	for _, d := range baseDirs {
+		if err := openUp(filepath.Join(h.cfg.Dir, "base", d), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(filepath.Join(h.cfg.Dir, "base", "empty", "file"), nil, 0o444); err != nil {
+		return err
+	}
+	if h.libs, err = linkLibraries(filepath.Join(h.cfg.Dir, "base")); err != nil {
+		return err
+	}
+	for _, d := range []string{"layers", "state"} {
+		if err := openUp(filepath.Join(h.cfg.Dir, d), 0o700); err != nil {
+			return err
+		}
+	}
+	for i, o := range []FilterOptions{{}, {Debug: true}} {
+		if h.filters[i], err = Filter(o); err != nil {
+			return err
+		}
+	}
+	if h.ranges, err = openRanges(h.cfg.RangesDir); err != nil {
+		return err
+	}
+	h.dev, err = makeDevices()
+	return err
+}
+
+// openUp makes a directory of exactly mode.
+func openUp(dir string, mode fs.FileMode) error {
+	if err := os.Mkdir(dir, mode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return os.Chmod(dir, mode)
+}
+
+// sweep removes what a host left that was killed. Its processes ended with it.
+func (h *Host) sweep() error {
+	for _, d := range []string{"layers", "state"} {
+		names, err := os.ReadDir(filepath.Join(h.cfg.Dir, d))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for _, n := range names {
+			if err := removeBelow(filepath.Join(h.cfg.Dir, d), n.Name()); err != nil {
+				return fmt.Errorf("sweep %s/%s: %w", d, n.Name(), err)
+			}
+		}
+	}
+	return nil
+}
+
+// linkLibraries makes a place in base for what this program is linked with, in case
+// it is not linked statically. It returns the directories to mount.
+func linkLibraries(base string) (dirs []string, err error) {
+	for _, d := range []string{"usr", "lib", "lib64"} {
+		st, err := os.Lstat("/" + d)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		at := filepath.Join(base, d)
+		if st.IsDir() {
+			if err := openUp(at, 0o755); err != nil {
+				return nil, err
+			}
+			dirs = append(dirs, "/"+d)
+			continue
+		}
+		to, err := os.Readlink("/" + d)
+		if err != nil {
+			return nil, err
+		}
+		if err := os.Remove(at); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if err := os.Symlink(to, at); err != nil {
+			return nil, err
+		}
+	}
+	return dirs, nil
+}
+
+func removeBelow(dir, name string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return rootfs.RemoveTree(d, name)
+}
+
+// Close ends the Host. It fails while sandboxes are open.
+func (h *Host) Close() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if n := len(h.live); n > 0 {
+		return fmt.Errorf("sandbox: %d sandboxes are open; close them first", n)
+	}
+	if h.closed {
+		return nil
+	}
+	h.closed = true
+	var errs []error
+	if h.dev != nil {
+		errs = append(errs, h.dev.Close())
+	}
+	if h.ranges != nil {
+		errs = append(errs, h.ranges.close())
+	}
+	return errors.Join(errs...)
+}
+
+func (h *Host) enter(id string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return errors.New("the host is closed")
+	}
+	if h.live[id] {
+		return fmt.Errorf("id %q is in use", id)
+	}
+	h.live[id] = true
+	return nil
+}
+
+func (h *Host) leave(id string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.live, id)
+}
+
+// makeDevices makes a file system with the devices that every sandbox has. It is
+// mounted nowhere; sandboxes get read-only clones. The nodes must be made by the
+// machine's root, since in a user namespace there are none.
+func makeDevices() (_ *os.File, err error) {
+	fsfd, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("fsopen tmpfs: %w", err)
+	}
+	defer unix.Close(fsfd)
+	if err := errors.Join(unix.FsconfigSetString(fsfd, "mode", "0755"), unix.FsconfigSetString(fsfd, "size", "64k"), unix.FsconfigCreate(fsfd)); err != nil {
+		return nil, fmt.Errorf("make the tmpfs of devices: %w", err)
+	}
+	fd, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("fsmount tmpfs: %w", err)
+	}
+	dev := os.NewFile(uintptr(fd), "devices")
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("make devices: %w", err), dev.Close())
+		}
+	}()
+	for name, minor := range map[string]uint32{"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9} {
+		if err = makeDevice(fd, name, unix.Mkdev(1, minor)); err != nil {
+			return nil, err
+		}
+	}
+	if err = makeDevice(fd, "tty", unix.Mkdev(5, 0)); err != nil {
+		return nil, err
+	}
+	for name, to := range map[string]string{
+		"ptmx": "pts/ptmx", "fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
+	} {
+		if err = unix.Symlinkat(to, fd, name); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range []string{"pts", "shm"} {
+		if err = unix.Mkdirat(fd, name, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	return dev, nil
+}
+
+func makeDevice(dir int, name string, dev uint64) error {
+	if err := unix.Mknodat(dir, name, unix.S_IFCHR|0o666, int(dev)); err != nil {
+		return err
+	}
+	return unix.Fchmodat(dir, name, 0o666, 0) // past our umask
+}
+
+// init takes over in the processes that sandboxes are made
+// by. It runs before main, and before the initialisers of most of what else
+// is linked: those of packages go by import path.
+func init() {
+	runc, first := isInit()
+	switch {
+	case runc:
+		libcontainer.Init()
+	case first:
+		os.Exit(firstProcess())
+	}
+	// libcontainer takes a thread into each sandbox's mount namespace and lets it end
+	// there. The first thread of a process cannot end; were it taken, the process
+	// would seem to be in the sandbox for ever (/proc/self is the first thread's). This
+	// keeps it to the main goroutine.
+	runtime.LockOSThread()
+}
+
+// limitedBuffer keeps the first bytes of what a sandbox's first process says.
+type limitedBuffer struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+var _ io.Writer = (*limitedBuffer)(nil)
+
+// Write takes all of p.
+func (l *limitedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.b = append(l.b, p[:min(len(p), 4096-len(l.b))]...)
+	return len(p), nil
+}
+
+func (l *limitedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.b)
+}

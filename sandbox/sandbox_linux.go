@@ -1,0 +1,543 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/cgroups"
+	_ "github.com/opencontainers/cgroups/devices" // libcontainer's groups need it
+	devices "github.com/opencontainers/cgroups/devices/config"
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/capabilities"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"golang.org/x/sys/unix"
+
+	"github.com/sandboxd/sandboxd/limits"
+)
+
+// Sandbox is a started command and what is around it. Close must be called.
+type Sandbox struct {
+	host  *Host
+	id    string
+	group *limits.Group
+	ids   *idRange
+	sock  *os.File
+	first *first
+	layer *os.File // our directory with upper and work
+	undo  []func() error
+
+	started time.Time
+	found   []string
+	ended   chan struct{}
+	exit    Exit
+	work    *os.File
+	err     error
+	closing sync.Once
+	closed  error
+}
+
+// Start makes a sandbox and starts its command. An error that lies in the task
+// names what is wrong with it. ctx is for the making only.
+func (h *Host) Start(ctx context.Context, spec Spec) (*Sandbox, error) {
+	if !idRE.MatchString(spec.ID) {
+		return nil, fmt.Errorf("sandbox: id %q: use 1 to 64 of a-z, 0-9 and -", spec.ID)
+	}
+	if (spec.Script == "") == (len(spec.Argv) == 0) {
+		return nil, errors.New("sandbox: exactly one of Script and Argv must be set")
+	}
+	if err := spec.Network.Check(); err != nil {
+		return nil, fmt.Errorf("sandbox: %w", err)
+	}
+	if err := h.enter(spec.ID); err != nil {
+		return nil, fmt.Errorf("sandbox: %w", err)
+	}
+	s := &Sandbox{host: h, id: spec.ID, ended: make(chan struct{})}
+	s.later(func() error { h.leave(spec.ID); return nil })
+	if err := s.start(ctx, &spec); err != nil {
+		return nil, errors.Join(fmt.Errorf("sandbox: %w", err), s.undoAll())
+	}
+	return s, nil
+}
+
+// later adds what unmakes the last thing made.
+func (s *Sandbox) later(f func() error) { s.undo = append(s.undo, f) }
+
+func (s *Sandbox) undoAll() error {
+	var errs []error
+	for _, f := range slices.Backward(s.undo) {
+		errs = append(errs, f())
+	}
+	s.undo = nil
+	return errors.Join(errs...)
+}
+
+func (s *Sandbox) start(ctx context.Context, spec *Spec) (err error) {
+	if s.ids, err = s.host.ranges.take(); err != nil {
+		return err
+	}
+	s.later(func() error { s.host.ranges.give(s.ids); return nil })
+	if s.group, err = s.host.cfg.Limits.Create(spec.ID, spec.Limits); err != nil {
+		return err
+	}
+	s.later(s.group.Close)
+	if err := s.makeLayer(spec.Work); err != nil {
+		return err
+	}
+	sock, inside, err := socketPair()
+	if err != nil {
+		return err
+	}
+	s.sock = sock
+	s.later(sock.Close)
+	defer inside.Close()
+	if err := s.startFirst(spec, inside); err != nil {
+		return err
+	}
+	inside.Close() // so that its end is seen
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := s.setLimits(spec); err != nil {
+		return err
+	}
+	if err := s.command(spec); err != nil {
+		return s.first.explain(err)
+	}
+	s.later(func() error {
+		<-s.ended
+		if s.work != nil {
+			return s.work.Close()
+		}
+		return nil
+	})
+	s.later(s.Kill)
+	go s.watch()
+	return nil
+}
+
+// makeLayer makes the directory that takes what the command writes to /build.
+func (s *Sandbox) makeLayer(w Work) error {
+	if w.Dir != nil && w.Mode != WorkOverlay {
+		return nil
+	}
+	layers := filepath.Join(s.host.cfg.Dir, "layers")
+	dir := filepath.Join(layers, s.id)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return fmt.Errorf("work layer: %w", err)
+	}
+	s.later(func() error { return removeBelow(layers, s.id) })
+	mode := os.FileMode(0o755)
+	if w.Dir != nil {
+		st, err := w.Dir.Stat()
+		if err != nil {
+			return fmt.Errorf("work directory: %w", err)
+		}
+		mode = st.Mode().Perm()
+	} else if w.Mode == WorkReadonly {
+		mode = 0o555
+	}
+	for name, mode := range map[string]os.FileMode{"upper": mode, "work": 0o700} {
+		p := filepath.Join(dir, name)
+		if err := os.Mkdir(p, 0o700); err != nil {
+			return fmt.Errorf("work layer: %w", err)
+		}
+		if err := errors.Join(os.Chown(p, int(w.UID), int(w.GID)), os.Chmod(p, mode)); err != nil {
+			return fmt.Errorf("work layer: %w", err)
+		}
+	}
+	var err error
+	if s.layer, err = os.Open(dir); err != nil {
+		return fmt.Errorf("work layer: %w", err)
+	}
+	s.later(s.layer.Close)
+	return nil
+}
+
+// first is a sandbox's first process, as the host sees it.
+type first struct {
+	pid     int
+	process *libcontainer.Process
+	stderr  limitedBuffer
+	lost    chan struct{} // closed when it was reaped
+}
+
+// explain adds what the process said to an error that may come from its death.
+func (f *first) explain(err error) error {
+	if !errors.Is(err, io.EOF) && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
+		return err
+	}
+	<-f.lost
+	return fmt.Errorf("its first process ended early; is the memory limit below 32 MiB? %s", strings.TrimSpace(f.stderr.String()))
+}
+
+func (s *Sandbox) startFirst(spec *Spec, inside *os.File) error {
+	state := filepath.Join(s.host.cfg.Dir, "state")
+	c, err := libcontainer.Create(state, spec.ID, s.container(spec))
+	if err != nil {
+		return fmt.Errorf("libcontainer: %w", err)
+	}
+	s.later(func() error {
+		if err := c.Destroy(); err != nil {
+			return fmt.Errorf("libcontainer: destroy: %w", err)
+		}
+		return nil
+	})
+	exe, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	defer exe.Close()
+	f := &first{lost: make(chan struct{})}
+	f.process = &libcontainer.Process{
+		Args: []string{"/proc/self/fd/3", initName}, Env: []string{"GOMAXPROCS=2", "GODEBUG=madvdontneed=1"},
+		Init: true, Cwd: "/", Stderr: &f.stderr, ExtraFiles: []*os.File{exe, inside},
+	}
+	if err := c.Run(f.process); err != nil {
+		return fmt.Errorf("libcontainer: %w", err)
+	}
+	s.first = f
+	s.later(func() error { <-f.lost; return nil })
+	s.later(s.Kill)
+	go func() {
+		defer close(f.lost)
+		f.process.Wait() //nolint:errcheck // its status says nothing that the reports do not
+	}()
+	if f.pid, err = f.process.Pid(); err != nil {
+		return fmt.Errorf("libcontainer: %w", err)
+	}
+	return nil
+}
+
+// container is what libcontainer is to make: namespaces, a group, and a root with
+// little more than mount points.
+func (s *Sandbox) container(spec *Spec) *configs.Config {
+	all := capabilities.KnownCapabilities()
+	base := filepath.Join(s.host.cfg.Dir, "base")
+	zero := 0
+	spaces := configs.Namespaces{
+		{Type: configs.NEWUSER}, {Type: configs.NEWNS}, {Type: configs.NEWPID},
+		{Type: configs.NEWIPC}, {Type: configs.NEWUTS}, {Type: configs.NEWCGROUP},
+	}
+	if spec.Network.Own() {
+		spaces = append(spaces, configs.Namespace{Type: configs.NEWNET})
+	}
+	ids := []configs.IDMap{{ContainerID: 0, HostID: int64(s.ids.base), Size: rangeSize}}
+	mounts := []*configs.Mount{
+		{Source: "proc", Device: "proc", Destination: "/proc", Flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
+		// A bind, so that libcontainer puts no devices there.
+		{Source: filepath.Join(base, "dev"), Device: "bind", Destination: "/dev", Flags: unix.MS_BIND},
+	}
+	for _, d := range s.host.libs {
+		mounts = append(mounts, &configs.Mount{Source: d, Device: "bind", Destination: d, Flags: unix.MS_BIND | unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV})
+	}
+	return &configs.Config{
+		Rootfs: base, Readonlyfs: false, Hostname: Hostname, Namespaces: spaces,
+		RootPropagation: unix.MS_PRIVATE | unix.MS_REC,
+		UIDMappings:     ids, GIDMappings: ids, OomScoreAdj: &zero,
+		Capabilities: &configs.Capabilities{Bounding: all, Effective: all, Permitted: all},
+		Cgroups: &cgroups.Cgroup{Path: s.group.Path(), Resources: &cgroups.Resources{
+			// Devices are kept away by what is mounted: nodev all over but on our own /dev, which is read-only.
+			Devices: []*devices.Rule{{Type: devices.WildcardDevice, Major: devices.Wildcard, Minor: devices.Wildcard, Permissions: "rwm", Allow: true}},
+		}},
+		Mounts: mounts,
+	}
+}
+
+// setLimits sets the limits of the first process, which all others inherit, to
+// values that do not depend on the daemon's.
+func (s *Sandbox) setLimits(spec *Spec) error {
+	pid := s.first.pid
+	procs, err := s.group.Procs()
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(procs, pid) {
+		return fmt.Errorf("the first process is not in its control group %s", s.group.Path())
+	}
+	const no = unix.RLIM_INFINITY
+	for what, want := range map[int]unix.Rlimit{
+		unix.RLIMIT_CORE: {}, unix.RLIMIT_NOFILE: {Cur: noFile(spec), Max: noFile(spec)},
+		unix.RLIMIT_STACK: {Cur: 8 << 20, Max: no}, unix.RLIMIT_MEMLOCK: {Cur: 8 << 20, Max: 8 << 20},
+		unix.RLIMIT_NPROC: {Cur: no, Max: no}, unix.RLIMIT_FSIZE: {Cur: no, Max: no}, unix.RLIMIT_CPU: {Cur: no, Max: no},
+		unix.RLIMIT_AS: {Cur: no, Max: no}, unix.RLIMIT_DATA: {Cur: no, Max: no}, unix.RLIMIT_RSS: {Cur: no, Max: no},
+		unix.RLIMIT_LOCKS: {Cur: no, Max: no}, unix.RLIMIT_NICE: {}, unix.RLIMIT_RTPRIO: {}, unix.RLIMIT_RTTIME: {Cur: no, Max: no},
+		unix.RLIMIT_MSGQUEUE: {Cur: 819200, Max: 819200}, unix.RLIMIT_SIGPENDING: {Cur: 16384, Max: 16384},
+	} {
+		var now unix.Rlimit
+		if err := unix.Prlimit(pid, what, nil, &now); err != nil {
+			return fmt.Errorf("resource limit %d: %w", what, err)
+		}
+		if want.Max > now.Max && what == unix.RLIMIT_NOFILE && spec.OpenFiles > 0 {
+			return &OpenFilesError{Asked: spec.OpenFiles, Most: now.Max}
+		}
+		// Raising a hard limit takes CAP_SYS_RESOURCE, which root may lack in a container.
+		want.Max = min(want.Max, now.Max)
+		want.Cur = min(want.Cur, want.Max)
+		if err := unix.Prlimit(pid, what, &want, nil); err != nil {
+			return fmt.Errorf("resource limit %d: %w", what, err)
+		}
+	}
+	return nil
+}
+
+func noFile(spec *Spec) uint64 {
+	if spec.OpenFiles > 0 {
+		return uint64(spec.OpenFiles)
+	}
+	return 65536
+}
+
+// command sends the order, and waits until the command runs.
+func (s *Sandbox) command(spec *Spec) error {
+	o, files, err := s.order(spec)
+	defer files.close()
+	if err != nil {
+		return err
+	}
+	if err := sendOrder(s.sock, o, files.all); err != nil {
+		return err
+	}
+	r, more, err := receiveReport(s.sock)
+	closeAll(more)
+	switch {
+	case err != nil:
+		return err
+	case r.Target != "":
+		return &TargetError{Target: r.Target, Reason: r.Error}
+	case r.Error != "":
+		return errors.New(r.Error)
+	case !r.Started:
+		return errors.New("the first process reports no start")
+	}
+	s.started = time.Now()
+	s.found = append(r.Found, "network="+r.Network)
+	return nil
+}
+
+// fileList are files to send; own are those to close afterwards.
+type fileList struct{ all, own []*os.File }
+
+func (l *fileList) add(f *os.File) int {
+	l.all = append(l.all, f)
+	return len(l.all) - 1
+}
+
+// made adds a file that the list closes.
+func (l *fileList) made(f *os.File) int {
+	l.own = append(l.own, f)
+	return l.add(f)
+}
+
+func (l *fileList) close() { closeAll(l.own) }
+
+// order puts together what the first process must do.
+func (s *Sandbox) order(spec *Spec) (*order, *fileList, error) {
+	files := &fileList{}
+	o := &order{
+		Network: spec.Network, Script: spec.Script, Argv: spec.Argv,
+		Env: spec.Env, TmpBytes: spec.TmpBytes, Filter: s.host.filters[0],
+		Work: workOrder{Lower: -1, Layer: -1, Direct: -1},
+	}
+	var err error
+	if o.Tree, err = tree(spec.Root.Dir()); err != nil {
+		return nil, files, err
+	}
+	if spec.Debug {
+		o.Filter = s.host.filters[1]
+	}
+	for i, f := range spec.Stdio {
+		// Else the command, which has another user, could not open /dev/stdout.
+		if err := giveTo(f, s.ids); err != nil {
+			return nil, files, err
+		}
+		o.Stdio[i] = files.add(f)
+	}
+	root, err := s.ids.root()
+	if err != nil {
+		return nil, files, err
+	}
+	dev, err := cloneTree(s.host.dev, root, cloneOptions{devices: true})
+	if err != nil {
+		return nil, files, err
+	}
+	o.Dev = files.made(dev)
+	for _, m := range spec.Root.Mounts() {
+		t, err := cloneTree(m.FD, root, cloneOptions{recursive: true})
+		if err != nil {
+			return nil, files, err
+		}
+		o.Mounts = append(o.Mounts, mountOrder{FD: files.made(t), Target: m.Target, Dir: m.Dir})
+	}
+	return o, files, s.orderFiles(spec, o, files)
+}
+
+// orderFiles adds what has the caller's owner: the work directory and the inputs.
+func (s *Sandbox) orderFiles(spec *Spec, o *order, files *fileList) error {
+	ids, err := s.ids.files(owner{spec.Work.UID, spec.Work.GID})
+	if err != nil {
+		return err
+	}
+	for _, in := range spec.Inputs {
+		st, err := in.File.Stat()
+		if err != nil {
+			return fmt.Errorf("input %s: %w", in.Target, err)
+		}
+		t, err := cloneTree(in.File, ids, cloneOptions{recursive: true})
+		if err != nil {
+			return fmt.Errorf("input %s: %w", in.Target, err)
+		}
+		o.Inputs = append(o.Inputs, mountOrder{FD: files.made(t), Target: in.Target, Dir: st.IsDir()})
+	}
+	if s.layer != nil {
+		t, err := cloneTree(s.layer, ids, cloneOptions{writable: true, mustMap: true})
+		if err != nil {
+			return err
+		}
+		o.Work.Layer = files.made(t)
+	}
+	if spec.Work.Dir == nil {
+		return nil
+	}
+	if err := noMountsBelow(spec.Work.Dir); err != nil {
+		return err
+	}
+	t, err := cloneTree(spec.Work.Dir, ids, cloneOptions{writable: spec.Work.Mode == WorkDirect, mustMap: true})
+	if err != nil {
+		return err
+	}
+	if i := files.made(t); spec.Work.Mode == WorkOverlay {
+		o.Work.Lower, o.Remove = i, spec.Work.Hide
+	} else {
+		o.Work.Direct = i
+	}
+	return nil
+}
+
+// giveTo makes the command the owner of a pipe or of a file without a name.
+// Others keep theirs.
+func giveTo(f *os.File, ids *idRange) error {
+	defer runtime.KeepAlive(f)
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return fmt.Errorf("standard file: %w", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFIFO && st.Nlink != 0 {
+		return nil
+	}
+	if err := unix.Fchown(int(f.Fd()), ids.host(UID), ids.host(GID)); err != nil {
+		return fmt.Errorf("standard file: %w", err)
+	}
+	return nil
+}
+
+// watch waits for the end of the command.
+func (s *Sandbox) watch() {
+	defer close(s.ended)
+	s.exit.Started = s.started
+	r, files, err := receiveReport(s.sock)
+	s.exit.Duration = time.Since(s.started)
+	switch {
+	case errors.Is(err, io.EOF):
+		s.exit.Lost, s.exit.Signal = true, int(unix.SIGKILL)
+	case err != nil:
+		s.err = err
+	case r.Error != "":
+		s.err = errors.New(r.Error)
+	case !r.Ended || len(files) != 1:
+		s.err = errors.New("the first process reports no end")
+	default:
+		s.exit.of(syscall.WaitStatus(r.Status))
+		s.work, files = files[0], nil
+	}
+	closeAll(files)
+	if s.exit.Signal != 0 {
+		s.exit.Code = 128 + s.exit.Signal
+	}
+	if s.err != nil {
+		s.err = errors.Join(s.err, s.Kill())
+	}
+	// With the first process reaped, the pid namespace is empty (pid_namespaces(7)).
+	<-s.first.lost
+}
+
+func (e *Exit) of(ws syscall.WaitStatus) {
+	if ws.Signaled() {
+		e.Signal = int(ws.Signal())
+	} else {
+		e.Code = ws.ExitStatus()
+	}
+}
+
+// Wait returns how the command ended, once no process of the sandbox's is left
+// that could write: or ctx's error if that comes first.
+func (s *Sandbox) Wait(ctx context.Context) (Exit, error) {
+	select {
+	case <-s.ended:
+		return s.exit, s.err
+	case <-ctx.Done():
+		return Exit{}, ctx.Err()
+	}
+}
+
+// Terminate sends SIGTERM to every process in the sandbox.
+func (s *Sandbox) Terminate() error {
+	err := sendFiles(s.sock, []byte{msgTerminate}, nil)
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+		return nil // it is over
+	}
+	return err
+}
+
+// Kill kills every process in the sandbox: the first, and with it its pid
+// namespace, and whatever is in the control group.
+func (s *Sandbox) Kill() error {
+	err := s.first.process.Signal(os.Kill)
+	if errors.Is(err, os.ErrProcessDone) {
+		err = nil
+	}
+	return errors.Join(err, s.group.Kill())
+}
+
+// Group is the control group, to read from. It is the Sandbox's.
+func (s *Sandbox) Group() *limits.Group { return s.group }
+
+// Found is what was read back from the kernel before the command began.
+func (s *Sandbox) Found() []string { return slices.Clone(s.found) }
+
+// Work is the work directory as the command left it, after Wait; nil where
+// Exit.Lost. It is the Sandbox's. All that is in it is hostile.
+func (s *Sandbox) Work() *os.File { return s.work }
+
+// Upper is the layer that took the command's writes, after Wait; an error where
+// Work.Mode had none. The caller closes it.
+func (s *Sandbox) Upper() (*os.File, error) {
+	if s.layer == nil {
+		return nil, errors.New("sandbox: the work directory has no layer")
+	}
+	fd, err := unix.Openat(int(s.layer.Fd()), "upper", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("sandbox: upper layer: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "upper"), nil
+}
+
+// Close kills what is left and unmakes all. It returns when nothing is left, and
+// may be called again.
+func (s *Sandbox) Close() error {
+	s.closing.Do(func() {
+		if err := s.undoAll(); err != nil {
+			s.closed = fmt.Errorf("sandbox: %w", err)
+		}
+	})
+	return s.closed
+}

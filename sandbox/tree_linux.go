@@ -1,0 +1,101 @@
+package sandbox
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxTree bounds the entries of a root's skeleton, maxTreeFile a file in it.
+const (
+	maxTree     = 8192
+	maxTreeFile = 1 << 20
+)
+
+// tree reads a skeleton, which is ours and small, so that each sandbox can have
+// one of its own.
+func tree(dir string) (nodes []node, err error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("root: %w", err)
+	}
+	defer root.Close()
+	err = fs.WalkDir(root.FS(), ".", func(p string, d fs.DirEntry, err error) error {
+		if err != nil || p == "." {
+			return err
+		}
+		if len(nodes) >= maxTree {
+			return fmt.Errorf("more than %d entries", maxTree)
+		}
+		n, err := readNode(root, p)
+		nodes = append(nodes, n)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("root %s: %w", dir, err)
+	}
+	return nodes, nil
+}
+
+func readNode(root *os.Root, p string) (n node, err error) {
+	st, err := root.Lstat(p)
+	if err != nil {
+		return n, err
+	}
+	n = node{Path: p, Mode: st.Mode()}
+	switch {
+	case st.IsDir():
+	case st.Mode()&fs.ModeSymlink != 0:
+		n.Link, err = root.Readlink(p)
+	case st.Mode().IsRegular() && st.Size() <= maxTreeFile:
+		n.Data, err = root.ReadFile(p)
+	default:
+		err = fmt.Errorf("%s is not a directory, link or small file", p)
+	}
+	return n, err
+}
+
+// noMountsBelow refuses a work directory with mounts in it: an overlay would show
+// what they cover.
+func noMountsBelow(dir *os.File) error {
+	path, err := os.Readlink(fmt.Sprintf("/proc/thread-self/fd/%d", dir.Fd()))
+	if err != nil {
+		return fmt.Errorf("work directory: %w", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return fmt.Errorf("work directory: %w", err)
+	}
+	if st.Nlink == 0 {
+		return errors.New("work directory: was removed")
+	}
+	f, err := os.Open("/proc/thread-self/mountinfo")
+	if err != nil {
+		return fmt.Errorf("work directory: %w", err)
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 5 {
+			continue
+		}
+		at := unescape(fields[4])
+		if rel, err := filepath.Rel(path, at); err == nil && rel != "." && rel != ".." && !strings.HasPrefix(rel, "../") {
+			return &MountBelowError{Path: path, Mount: at}
+		}
+	}
+	return lines.Err()
+}
+
+// unescape undoes what /proc/self/mountinfo does to space, tab, newline and backslash.
+func unescape(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}

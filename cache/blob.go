@@ -38,7 +38,7 @@ func (c *Cache) Open(d Digest) (*Blob, error) {
 func (b *Blob) Digest() Digest { return b.digest }
 
 // File is the blob itself, for those who copy from file to file. It is open for
-// reading, and closed by Close or by closing it.
+// reading, and closed by Close or by closing it. It must not leave this process.
 func (b *Blob) File() *os.File { return b.f }
 
 // Read reads on from where the last Read ended.

@@ -6,6 +6,22 @@
 // messages that Action, Directory and Cache.HashTree name, so that a result has
 // the same name here, in a remote cache and on a cluster.
 //
+// # Use
+//
+//	tree, err := c.HashTree(ctx, dir, cache.TreeOptions{Exclude: outputs})
+//	in, err := cache.Directory(map[string]cache.Node{"work": {Digest: tree.Digest, Dir: true}})
+//	action, err := cache.Action(cache.Command{Argv: argv, Workdir: "work", Outputs: outputs}, in, timeout, nil)
+//	record, _, err := c.Result(namespace, action) // namespace is the user's
+//	if errors.Is(err, fs.ErrNotExist) {
+//		// run, and for each output:
+//		w, err := c.Create() // write to it, then:
+//		blob, err := w.Commit()
+//		// if the tree still has the same digest:
+//		err = c.PutResult(namespace, action, record, blobs)
+//	}
+//
+// Nothing evicts by itself: call GC now and then.
+//
 // # On disk
 //
 //	cas/ab/<hash>                           a blob
@@ -25,7 +41,8 @@
 //     inode, size, mtime or ctime are no longer those of the last time. A wrong one is
 //     removed and is then as absent as one that never was (ErrCorrupt is an
 //     fs.ErrNotExist). So a blob that a crash damaged before it was synced does no harm.
-//   - A blob's file is never linked to from elsewhere, nor is its descriptor given away.
+//   - A blob's file is never linked to from elsewhere. Its descriptor (Blob.File) is for
+//     this process, and must not reach a task.
 //   - A result is handed out only if all its blobs are there and right.
 //   - Eviction takes what was used longest ago, a result before its blobs, and nothing
 //     that was written or used within the grace period (Config.Grace).

@@ -56,6 +56,9 @@ vmtools:
 check: deps-build deps-check ## vet, lint, formatting, generated code, other systems, modules
 	@GO='$(GO)' TAGS='$(TAGS)' .ci/check
 
+generate: deps-check ## the Go code of the protobuf messages
+	GO='$(GO)' $(GO) generate ./executor/executorpb
+
 bench: build ## what a task costs, next to a bare exec, bwrap and runc
 	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) -tags '$(TAGS)' -timeout 60m ./...
 
@@ -73,4 +76,4 @@ clean: ## what was built here
 	rm -rf bin .cache
 	$(GO) clean
 
-.PHONY: help deps build demo test test-host test-vm test-vm-all vmtools check bench fuzz install clean
+.PHONY: help deps build demo test test-host test-vm test-vm-all vmtools check generate bench fuzz install clean

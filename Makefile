@@ -41,7 +41,8 @@ demo: build ## build BusyBox in a sandbox, twice, and see two tasks refused
 test: test-host test-vm ## all tests: on this machine, and in a VM
 
 test-host: deps-build deps-test ## the tests on this machine, with the race detector
-	CGO_ENABLED=1 $(GO) test -race -tags '$(TAGS)' -timeout 20m ./...
+	@# The race detector's second of waiting for stragglers would be paid by each sandbox's init.
+	GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 $(GO) test -race -tags '$(TAGS)' -timeout 20m ./...
 
 test-vm: deps-test vmtools ## the privileged tests on a pure cgroup v2 tree, under VM_KERNEL
 	@k=$$(internal/vmtest/kernel.sh $(VM_KERNEL)) && echo "test-vm: kernel $${k##*/}" && \
@@ -55,6 +56,9 @@ vmtools:
 
 check: deps-build deps-check ## vet, lint, formatting, generated code, other systems, modules
 	@GO='$(GO)' TAGS='$(TAGS)' .ci/check
+
+generate: deps-check ## the Go code of the protobuf messages
+	GO='$(GO)' $(GO) generate ./executor/executorpb
 
 bench: build ## what a task costs, next to a bare exec, bwrap and runc
 	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) -tags '$(TAGS)' -timeout 60m ./...
@@ -73,4 +77,4 @@ clean: ## what was built here
 	rm -rf bin .cache
 	$(GO) clean
 
-.PHONY: help deps build demo test test-host test-vm test-vm-all vmtools check bench fuzz install clean
+.PHONY: help deps build demo test test-host test-vm test-vm-all vmtools check generate bench fuzz install clean

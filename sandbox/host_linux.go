@@ -34,6 +34,7 @@ type Config struct {
 type Host struct {
 	cfg     Config
 	ranges  *idRanges
+	exe     *os.File // this program, sealed
 	dev     *os.File // a detached tmpfs with the devices
 	libs    []string // directories of the host's that the base has too
 	filters [2][]unix.SockFilter
@@ -96,6 +97,9 @@ func (h *Host) prepare() (err error) {
 		}
 	}
 	if h.ranges, err = openRanges(h.cfg.RangesDir); err != nil {
+		return err
+	}
+	if h.exe, err = sealedProgram(); err != nil {
 		return err
 	}
 	h.dev, err = makeDevices()
@@ -180,6 +184,9 @@ func (h *Host) Close() error {
 	}
 	h.closed = true
 	var errs []error
+	if h.exe != nil {
+		errs = append(errs, h.exe.Close())
+	}
 	if h.dev != nil {
 		errs = append(errs, h.dev.Close())
 	}

@@ -192,15 +192,10 @@ func (s *Sandbox) startFirst(spec *Spec, inside *os.File) error {
 		}
 		return nil
 	})
-	exe, err := os.Open("/proc/self/exe")
-	if err != nil {
-		return err
-	}
-	defer exe.Close()
 	f := &first{lost: make(chan struct{})}
 	f.process = &libcontainer.Process{
-		Args: []string{"/proc/self/fd/3", initName}, Env: []string{"GOMAXPROCS=2", "GODEBUG=madvdontneed=1"},
-		Init: true, Cwd: "/", Stderr: &f.stderr, ExtraFiles: []*os.File{exe, inside},
+		Args: []string{"/proc/self/fd/3", initName}, Env: firstEnv(),
+		Init: true, Cwd: "/", Stderr: &f.stderr, ExtraFiles: []*os.File{s.host.exe, inside},
 	}
 	if err := c.Run(f.process); err != nil {
 		return fmt.Errorf("libcontainer: %w", err)
@@ -540,4 +535,13 @@ func (s *Sandbox) Close() error {
 		}
 	})
 	return s.closed
+}
+
+// firstEnv is the environment of a first process, not of its command.
+func firstEnv() []string {
+	env := []string{"GOMAXPROCS=2"}
+	if v, ok := os.LookupEnv("GORACE"); ok {
+		env = append(env, "GORACE="+v) // else one of a race detector's build sleeps for a second at its end
+	}
+	return env
 }

@@ -13,22 +13,14 @@ import (
 const sealedEnv = "_SANDBOXD_SEALED"
 
 // Seal executes the running program again from a sealed copy in memory, with the
-// same arguments, so that no sandbox can reach the file it came from and none has
-// to be given a copy of its own. It returns at once in that copy. Call it first
-// thing in main, before there are goroutines or open files.
+// same arguments, which saves libcontainer a copy for each sandbox. It returns at
+// once in that copy. Call it first thing in main, before there are goroutines or
+// open files.
 func Seal() error {
 	if os.Getenv(sealedEnv) != "" {
 		return os.Unsetenv(sealedEnv)
 	}
-	exe, err := os.Open("/proc/self/exe")
-	if err != nil {
-		return fmt.Errorf("seal: %w", err)
-	}
-	defer exe.Close()
-	copy, err := memfd("sandboxd", func(w io.Writer) error {
-		_, err := io.Copy(w, exe)
-		return err
-	})
+	copy, err := sealedProgram()
 	if err != nil {
 		return fmt.Errorf("seal: %w", err)
 	}
@@ -38,4 +30,22 @@ func Seal() error {
 		return fmt.Errorf("seal: execute the copy in memory: %w", err)
 	}
 	return nil
+}
+
+// sealedProgram is the running program as a file that no one can write to, so that
+// a sandbox which gets hold of it has nothing of the machine's.
+func sealedProgram() (*os.File, error) {
+	exe, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return nil, err
+	}
+	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+	if has, err := unix.FcntlInt(exe.Fd(), unix.F_GET_SEALS, 0); err == nil && has&seals == seals {
+		return exe, nil
+	}
+	defer exe.Close()
+	return memfd("sandboxd", func(w io.Writer) error {
+		_, err := io.Copy(w, exe)
+		return err
+	})
 }

@@ -72,7 +72,7 @@ func kernel() (release string, err error) {
 		return release, fmt.Errorf("kernel release %q: %w", release, err)
 	}
 	if major < 6 || major == 6 && minor < 1 {
-		return release, fmt.Errorf("Linux %s is older than 6.1", release)
+		return release, fmt.Errorf("kernel %s is older than 6.1", release)
 	}
 	return "Linux " + release, nil
 }

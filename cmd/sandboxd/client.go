@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+
+	"github.com/sandboxd/sandboxd/executor"
+)
+
+// dialTimeout bounds the way to a daemon's first answer.
+const dialTimeout = 10 * time.Second
+
+func addSocketFlag(cmd *cobra.Command, to *string) {
+	cmd.Flags().StringVar(to, "socket", "", "the daemon's socket (default $"+socketEnv+" or "+defaultSocket+")")
+}
+
+// socket is where the daemon is, and whether someone said so.
+func (e *env) socket(flag string) (path string, named bool) {
+	if flag != "" {
+		return flag, true
+	}
+	if s := e.getenv(socketEnv); s != "" {
+		return s, true
+	}
+	return defaultSocket, false
+}
+
+// backendFor finds who runs the task: the daemon, or this process.
+func (e *env) backendFor(ctx context.Context, how runFlags) (backend, error) {
+	path, named := e.socket(how.socket)
+	local := how.local
+	if !local && !named && e.root {
+		_, err := os.Lstat(path)
+		local = errors.Is(err, fs.ErrNotExist)
+	}
+	switch {
+	case local:
+		return e.openLocal(ctx, how)
+	case how.cacheDir != "" || how.configFile != "":
+		return nil, usagef("--cache-dir and --config are for --local; the daemon at %s has its own", path)
+	}
+	return e.connect(ctx, path)
+}
+
+func (e *env) openLocal(ctx context.Context, how runFlags) (backend, error) {
+	if !e.root {
+		return nil, executor.Errorf(executor.Denied, "--local makes namespaces and cgroups, which needs root; run it as root, or without --local by the daemon")
+	}
+	c, err := readConfig(how.configFile, e.configFile)
+	if err != nil {
+		return nil, err
+	}
+	if how.cacheDir != "" {
+		c.CacheDir = how.cacheDir
+	}
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	log := e.logger(logrus.WarnLevel)
+	h, err := e.parts.openHost(ctx, c, log)
+	if err != nil {
+		return nil, err
+	}
+	return localBackend{h}, nil
+}
+
+// connect dials the daemon. What is wrong with the socket is told with the remedy.
+func (e *env) connect(ctx context.Context, path string) (backend, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, dialError(path, err)
+	}
+	conn.Close()
+	return e.parts.dial(ctx, path)
+}
+
+func dialError(path string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return executor.Errorf(executor.Unavailable, "no daemon answers at %s (%w); start it with 'systemctl start sandboxd' or, as root, "+
+			"'sandboxd serve', or name its socket with --socket or $%s", path, errno(err), socketEnv)
+	case errors.Is(err, fs.ErrPermission):
+		return executor.Errorf(executor.Denied, "no permission on %s (%w); join its group, as a rule with "+
+			"'usermod -aG sandboxd USER' as root, and log in again", path, errno(err))
+	}
+	return executor.Errorf(executor.Unavailable, "dial %s: %w", path, errno(err))
+}
+
+// errno drops what the caller says better.
+func errno(err error) error {
+	var n syscall.Errno
+	if errors.As(err, &n) {
+		return n
+	}
+	return err
+}
+
+// ask is a command that puts one question to the daemon.
+func (e *env) ask(use, short string, question func(ctx context.Context, b backend) (asJSON any, text string, err error)) *cobra.Command {
+	var (
+		socket string
+		asJSON bool
+	)
+	cmd := &cobra.Command{Use: use, Short: short, Args: noArgs, RunE: func(cmd *cobra.Command, _ []string) (err error) {
+		path, _ := e.socket(socket)
+		b, err := e.connect(cmd.Context(), path)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, closeBackend(b)) }()
+		v, text, err := question(cmd.Context(), b)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return writeJSON(e.stdout, v)
+		}
+		_, err = fmt.Fprint(e.stdout, text)
+		return err
+	}}
+	addSocketFlag(cmd, &socket)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	return cmd
+}
+
+func (e *env) pingCommand() *cobra.Command {
+	return e.ask("ping", "Ask the daemon for a sign of life", func(ctx context.Context, b backend) (any, string, error) {
+		start := time.Now()
+		p, ok := b.(interface{ Ping(context.Context) error })
+		if !ok {
+			return nil, "", fmt.Errorf("ping: %w", errors.ErrUnsupported)
+		}
+		if err := p.Ping(ctx); err != nil {
+			return nil, "", err
+		}
+		d := time.Since(start)
+		return map[string]float64{"round_trip_ms": float64(d.Microseconds()) / 1000}, fmt.Sprintf("pong in %v\n", d.Round(time.Microsecond)), nil
+	})
+}
+
+func (e *env) statusCommand() *cobra.Command {
+	return e.ask("status", "Show how the daemon is", func(ctx context.Context, b backend) (any, string, error) {
+		s, err := b.Status(ctx)
+		if err != nil {
+			return nil, "", err
+		}
+		asJSON := struct {
+			executor.Status
+			UptimeMS int64 `json:"uptime_ms"`
+		}{s, s.Uptime.Milliseconds()}
+		return asJSON, statusText(s), nil
+	})
+}
+
+func statusText(s executor.Status) string {
+	health := "healthy"
+	if !s.Healthy {
+		health = "takes no tasks"
+	}
+	return fmt.Sprintf("%s, up %v\nactive      %d\nexecuted    %d\nsuccessful  %d (%d from the cache)\nfailed      %d\n",
+		health, s.Uptime.Round(time.Second), s.Active, s.Executed, s.Successful, s.CacheHits, s.Failed)
+}
+
+func (e *env) capabilitiesCommand() *cobra.Command {
+	return e.ask("capabilities", "Show what the daemon can do on its host", func(ctx context.Context, b backend) (any, string, error) {
+		c, err := b.Capabilities(ctx)
+		return c, capabilitiesText(c), err
+	})
+}
+
+func capabilitiesText(c executor.Capabilities) string {
+	var b strings.Builder
+	yes := map[bool]string{true: "yes", false: "no"}
+	for _, l := range [][2]string{
+		{"version", c.Version},
+		{"sandboxing", yes[c.Sandboxing]},
+		{"network isolation", yes[c.NetworkIsolation]},
+		{"caching", yes[c.Caching]},
+		{"parallel tasks", fmt.Sprint(c.MaxParallel)},
+		{"platforms", strings.Join(c.Platforms, " ")},
+		{"networks", strings.Join(c.Networks, " ")},
+		{"limits", strings.Join(c.Limits, " ")},
+	} {
+		fmt.Fprintf(&b, "%-18s %s\n", l[0], l[1])
+	}
+	for _, m := range c.Missing {
+		fmt.Fprintf(&b, "%-18s %s\n", "missing", m)
+	}
+	return b.String()
+}

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/pelletier/go-toml/v2"
+	"github.com/sirupsen/logrus"
+)
+
+const (
+	defaultConfigFile = "/etc/sandboxd/sandboxd.toml"
+	defaultSocket     = "/run/sandboxd/sandboxd.sock"
+	// socketEnv names the socket where --socket does not.
+	socketEnv = "SANDBOXD_SOCKET"
+	// maxConfigBytes is far more than any configuration has.
+	maxConfigBytes = 1 << 20
+)
+
+// config is what the daemon, and run --local, can be told. The file sets it
+// first, flags over it.
+type config struct {
+	// Socket is where the daemon listens.
+	Socket string `toml:"socket"`
+	// StateDir holds what lives as long as a task: layers, logs, roots.
+	StateDir string `toml:"state_dir"`
+	// CacheDir holds results and their blobs. CacheMaxBytes bounds them; it is a size.
+	CacheDir      string `toml:"cache_dir"`
+	CacheMaxBytes size   `toml:"cache_max_bytes"`
+	// MaxParallel is how many tasks run at once; more wait. Default: the number of processors.
+	MaxParallel int `toml:"max_parallel"`
+	// ShutdownGrace is how long tasks may go on once the daemon is told to stop.
+	ShutdownGrace duration `toml:"shutdown_grace"`
+	// LogLevel is debug, info, warn or error.
+	LogLevel string        `toml:"log_level"`
+	Limits   limitsConfig  `toml:"limits"`
+	Callers  callersConfig `toml:"callers"`
+}
+
+type limitsConfig struct {
+	// AllowUnenforced runs tasks also where this host cannot enforce one of
+	// their limits; otherwise they are refused.
+	AllowUnenforced bool `toml:"allow_unenforced"`
+	// CgroupParent is the control group below which tasks' groups are made, such as
+	// /sandboxd. Default: chosen by where the daemon runs.
+	CgroupParent string `toml:"cgroup_parent"`
+}
+
+// callersConfig says who beside root may do what.
+type callersConfig struct {
+	// FullNetworkUIDs may ask for the network policy full.
+	FullNetworkUIDs []uint32 `toml:"full_network_uids"`
+	// UnlimitedUIDs may ask for no limit.
+	UnlimitedUIDs []uint32 `toml:"unlimited_uids"`
+}
+
+func defaultConfig() config {
+	return config{
+		Socket:        defaultSocket,
+		StateDir:      "/var/lib/sandboxd",
+		CacheDir:      "/var/cache/sandboxd",
+		CacheMaxBytes: 20 << 30,
+		MaxParallel:   runtime.NumCPU(),
+		ShutdownGrace: duration{30 * time.Second},
+		LogLevel:      "info",
+	}
+}
+
+// readConfig reads file over the defaults. Where file is empty, fallback is
+// read instead if it exists.
+func readConfig(file, fallback string) (config, error) {
+	c := defaultConfig()
+	named := file != ""
+	if !named {
+		file = fallback
+	}
+	f, err := os.Open(file)
+	if errors.Is(err, fs.ErrNotExist) && !named {
+		return c, nil
+	}
+	if err != nil {
+		return c, fmt.Errorf("configuration: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxConfigBytes+1))
+	switch {
+	case err != nil:
+		return c, fmt.Errorf("configuration: %w", err)
+	case len(b) > maxConfigBytes:
+		return c, fmt.Errorf("configuration: %s is larger than %d bytes; name the TOML file", file, maxConfigBytes)
+	}
+	if err := decodeConfig(b, &c); err != nil {
+		return c, fmt.Errorf("%s:%w", file, err)
+	}
+	return c, nil
+}
+
+// decodeConfig returns errors that begin with line and column.
+func decodeConfig(b []byte, c *config) error {
+	err := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields().Decode(c)
+	var unknown *toml.StrictMissingError
+	if errors.As(err, &unknown) && len(unknown.Errors) > 0 {
+		d := unknown.Errors[0]
+		line, col := d.Position()
+		return fmt.Errorf("%d:%d: key %q is unknown; correct or remove it", line, col, strings.Join(d.Key(), "."))
+	}
+	var d *toml.DecodeError
+	if errors.As(err, &d) {
+		line, col := d.Position()
+		return fmt.Errorf("%d:%d: %s", line, col, strings.TrimPrefix(d.Error(), "toml: "))
+	}
+	if err != nil {
+		return fmt.Errorf("1:1: %w", err)
+	}
+	return nil
+}
+
+// validate names the key, the value and the fix.
+func (c *config) validate() error {
+	for _, p := range []struct{ key, v string }{
+		{"socket", c.Socket}, {"state_dir", c.StateDir}, {"cache_dir", c.CacheDir},
+	} {
+		if !filepath.IsAbs(p.v) {
+			return fmt.Errorf("%s: %q is not an absolute path; begin it with /", p.key, p.v)
+		}
+	}
+	if len(c.Socket) > maxSocketPath {
+		return fmt.Errorf("socket: %q is %d bytes long; the kernel takes few, use at most %d", c.Socket, len(c.Socket), maxSocketPath)
+	}
+	if c.StateDir == c.CacheDir {
+		return fmt.Errorf("cache_dir: %q is the state_dir as well; use two directories", c.CacheDir)
+	}
+	if c.CacheMaxBytes < 1<<20 {
+		return fmt.Errorf("cache_max_bytes: %d is too small; use at least 1MiB", c.CacheMaxBytes)
+	}
+	if c.MaxParallel < 1 || c.MaxParallel > 4096 {
+		return fmt.Errorf("max_parallel: %d is out of range; use 1 to 4096", c.MaxParallel)
+	}
+	if c.ShutdownGrace.Duration < 0 || c.ShutdownGrace.Duration > time.Hour {
+		return fmt.Errorf("shutdown_grace: %v is out of range; use 0s to 1h", c.ShutdownGrace.Duration)
+	}
+	if _, err := logrus.ParseLevel(c.LogLevel); err != nil {
+		return fmt.Errorf("log_level: %q is unknown; use debug, info, warn or error", c.LogLevel)
+	}
+	return nil
+}
+
+// duration is written as a string such as "1m30s". It is a struct so that a
+// bare number, of which nobody can tell the unit, is refused.
+type duration struct{ time.Duration }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err != nil {
+		return fmt.Errorf("%q is not a duration; write one such as \"30s\" or \"5m\"", b)
+	}
+	d.Duration = v
+	return nil
+}
+
+// size is a number of bytes, written bare or with a unit, see parseSize.
+type size int64
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *size) UnmarshalText(b []byte) error {
+	v, err := parseSize(string(b))
+	*s = size(v)
+	return err
+}
+
+// parseSize reads bytes as "4GiB", "512M" (the same as 512MiB) or "1048576".
+func parseSize(s string) (int64, error) {
+	v, err := units.RAMInBytes(s)
+	if n, e := strconv.ParseInt(s, 10, 64); e == nil {
+		v, err = n, nil // exact, where units goes by way of a float
+	}
+	if err != nil || v < 0 {
+		return 0, fmt.Errorf("%q is not a size; write one such as 512M, 4GiB or 1048576", s)
+	}
+	return v, nil
+}

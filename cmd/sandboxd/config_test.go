@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func writeConfig(t *testing.T, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "c.toml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func TestConfigFile(t *testing.T) {
+	c, err := readConfig(writeConfig(t, `
+socket = "/run/x.sock"
+cache_max_bytes = "5GiB"
+max_parallel = 3
+shutdown_grace = "1m30s"
+log_level = "debug"
+[limits]
+allow_unenforced = true
+[callers]
+full_network_uids = [1000, 1001]
+`), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.validate(); err != nil {
+		t.Error(err)
+	}
+	if c.Socket != "/run/x.sock" || c.StateDir != "/var/lib/sandboxd" || c.CacheMaxBytes != 5<<30 || c.MaxParallel != 3 ||
+		c.ShutdownGrace.Duration != 90*time.Second || !c.Limits.AllowUnenforced || len(c.Callers.FullNetworkUIDs) != 2 {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestConfigSizesMayBeBare(t *testing.T) {
+	for text, want := range map[string]size{"cache_max_bytes = 2000000": 2000000, `cache_max_bytes = "512M"`: 512 << 20} {
+		c, err := readConfig(writeConfig(t, text), "")
+		if err != nil || c.CacheMaxBytes != want {
+			t.Errorf("%s: %d, %v", text, c.CacheMaxBytes, err)
+		}
+	}
+}
+
+func TestCheckConfig(t *testing.T) {
+	for _, c := range []struct{ text, want string }{
+		{"", "ok"},
+		{"max_parallel = 2", "ok"},
+		{"\nsokcet = 1", `c.toml:2:1: key "sokcet" is unknown`},
+		{"[limits]\nallow = true", `c.toml:2:1: key "limits.allow" is unknown`},
+		{"max_parallel = \"x\"", "c.toml:1:"},
+		{"max_parallel = ", "c.toml:1:"},
+		{"shutdown_grace = 30", "duration"},
+		{"shutdown_grace = \"soon\"", `"soon" is not a duration`},
+		{"shutdown_grace = \"2h\"", "shutdown_grace: 2h0m0s is out of range"},
+		{"cache_max_bytes = \"much\"", `"much" is not a size`},
+		{"cache_max_bytes = 5", "cache_max_bytes: 5 is too small"},
+		{"max_parallel = 0", "max_parallel: 0 is out of range"},
+		{"log_level = \"loud\"", `log_level: "loud" is unknown`},
+		{"socket = \"x\"", `socket: "x" is not an absolute path`},
+		{"socket = \"/" + strings.Repeat("x", 100) + "\"", "socket:"},
+		{"cache_dir = \"/var/lib/sandboxd\"", "use two directories"},
+		{"[callers]\nfull_network_uids = [-1]", "c.toml:2:"},
+	} {
+		t.Run(c.text, func(t *testing.T) {
+			e, out, errs := testEnv("serve", "--check-config", "--config", writeConfig(t, c.text))
+			code := run(context.Background(), e)
+			if ok := c.want == "ok"; ok != (code == 0) || !ok && code != 1 || !strings.Contains(out.String()+errs.String(), c.want) {
+				t.Errorf("exit %d, %q, %q; want %q", code, out, errs, c.want)
+			}
+		})
+	}
+}
+
+func TestConfigFlagsGoBeforeTheFile(t *testing.T) {
+	// The file's socket is wrong; the flag's makes it right.
+	e, _, errs := testEnv("serve", "--socket", "/run/right.sock", "--check-config", "--config", writeConfig(t, `socket = "wrong"`))
+	if code := run(context.Background(), e); code != 0 {
+		t.Errorf("exit %d: %s", code, errs)
+	}
+}
+
+func TestConfigFileThatIsNotThere(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "x")
+	if _, err := readConfig("", missing); err != nil {
+		t.Errorf("the default file is needless: %v", err)
+	}
+	if _, err := readConfig(missing, ""); err == nil {
+		t.Error("a named file must be there")
+	}
+}
+
+func TestParseSize(t *testing.T) {
+	for in, want := range map[string]int64{"512M": 512 << 20, "512MiB": 512 << 20, "4GiB": 4 << 30, "4g": 4 << 30, "1.5k": 1536, "7": 7, "1125899906842623": 1<<50 - 1} {
+		if got, err := parseSize(in); err != nil || got != want {
+			t.Errorf("%q: %d, %v", in, got, err)
+		}
+	}
+	for _, in := range []string{"", "M", "-1", "-1M", "1X", "1e400", "nan", "inf", "99999999999999999999G"} {
+		if got, err := parseSize(in); err == nil {
+			t.Errorf("%q: %d", in, got)
+		}
+	}
+}

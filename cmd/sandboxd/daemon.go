@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/sandboxd/sandboxd/cache"
+	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/local"
+	"github.com/sandboxd/sandboxd/executor/rpc"
+)
+
+// parts are what the commands are put together from. Only systemParts knows
+// which they are.
+type parts struct {
+	// openHost makes what runs tasks here. Its Close unmakes all of it.
+	openHost func(ctx context.Context, c config, log logrus.FieldLogger) (host, error)
+	// newServer offers a host on a socket.
+	newServer func(h host, log logrus.FieldLogger) server
+	// dial reaches a server.
+	dial func(ctx context.Context, socket string) (backend, error)
+	// check looks at what this machine can do.
+	check func(ctx context.Context, c config) []finding
+}
+
+// host runs tasks on this machine and holds their blobs.
+type host interface {
+	executor.Executor
+	OpenBlob(ctx context.Context, by executor.Caller, d executor.Digest) (io.ReadCloser, error)
+}
+
+// server is an rpc.Server.
+type server interface {
+	// Serve answers connections to l, which it closes, until Shutdown.
+	Serve(l net.Listener) error
+	// Shutdown lets tasks end until ctx does, then cancels them.
+	Shutdown(ctx context.Context) error
+}
+
+// backend runs tasks somewhere and brings back their blobs.
+type backend interface {
+	executor.Executor
+	ReadBlob(ctx context.Context, d executor.Digest, w io.Writer) error
+}
+
+func systemParts() parts {
+	return parts{openHost: openHost, newServer: newServer, dial: dial, check: check}
+}
+
+// A task's way, from the socket to the sandbox and back:
+//
+//	rpc.Server → executor.Serve → logged → local.Executor → cache, sandbox
+
+func openHost(_ context.Context, c config, log logrus.FieldLogger) (host, error) {
+	store, err := cache.Open(c.CacheDir, cache.Config{MaxBytes: int64(c.CacheMaxBytes)})
+	if err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	cfg := localConfig(c)
+	cfg.Cache, cfg.Logger = store, log
+	h, err := local.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+func localConfig(c config) local.Config {
+	return local.Config{
+		StateDir:        c.StateDir,
+		MaxParallel:     c.MaxParallel,
+		Version:         buildVersion(),
+		AllowUnenforced: c.Limits.AllowUnenforced,
+		CgroupParent:    c.Limits.CgroupParent,
+		AllowFull:       c.Callers.FullNetworkUIDs,
+		AllowUnlimited:  c.Callers.UnlimitedUIDs,
+	}
+}
+
+func newServer(h host, log logrus.FieldLogger) server {
+	return rpc.NewServer(rpc.ServerConfig{Executor: h, Blobs: h, Logger: log})
+}
+
+func dial(ctx context.Context, socket string) (backend, error) {
+	c, err := rpc.Dial(ctx, socket)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func check(ctx context.Context, c config) []finding {
+	var out []finding
+	for _, f := range local.Check(ctx, localConfig(c)) {
+		out = append(out, finding{Name: f.Name, OK: f.OK, Detail: f.Detail, Remedy: f.Remedy, Required: f.Required})
+	}
+	return out
+}
+
+// localBackend is a host in this process.
+type localBackend struct{ host }
+
+// ReadBlob implements backend.
+func (l localBackend) ReadBlob(ctx context.Context, d executor.Digest, w io.Writer) (err error) {
+	r, err := l.OpenBlob(ctx, executor.Caller{}, d)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	_, err = io.Copy(w, r)
+	return err
+}

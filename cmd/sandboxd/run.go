@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sandboxd/sandboxd/executor"
+)
+
+const runExamples = `  sandboxd run --output hello -- cc -o hello hello.c
+  sandboxd run --workdir none --timeout 10s -c 'id; pwd'
+  sandboxd run --memory 512M --cpus 2 --json -f build.sh`
+
+// runFlags are the flags of run that do not make the TaskSpec.
+type runFlags struct {
+	local       bool
+	socket      string
+	cacheDir    string
+	configFile  string
+	json, quiet bool
+}
+
+func (e *env) runCommand() *cobra.Command {
+	var (
+		task taskFlags
+		how  runFlags
+	)
+	cmd := &cobra.Command{
+		Use:     "run [flags] {-c SCRIPT | -f FILE | -- COMMAND [ARGUMENT]...}",
+		Short:   "Run a task and pass on its output and exit status",
+		Example: runExamples,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if n := cmd.ArgsLenAtDash(); len(args) > 0 && n != 0 {
+				return usagef("%q is no flag; write -- before the command to run", args[0])
+			}
+			spec, err := task.spec(cmd.Flags(), args, e.stdin)
+			if err != nil {
+				return err
+			}
+			return e.runTask(cmd.Context(), how, spec)
+		},
+	}
+	fs := cmd.Flags()
+	addSocketFlag(cmd, &how.socket)
+	fs.BoolVar(&how.local, "local", false, "run in this process and not by the daemon (as root)")
+	fs.StringVar(&how.cacheDir, "cache-dir", "", "cache of --local (default "+defaultConfig().CacheDir+")")
+	fs.StringVar(&how.configFile, "config", "", "configuration of --local (default "+e.configFile+", if it exists)")
+	fs.BoolVar(&how.json, "json", false, "print the result as one JSON object, and not the task's output")
+	fs.BoolVar(&how.quiet, "quiet", false, "say nothing on stderr but errors")
+	cmd.MarkFlagsMutuallyExclusive("socket", "local")
+	task.add(fs)
+	completeValues(cmd, map[string][]string{
+		"workdir-mode": {"overlay", "direct", "readonly"},
+		"network":      {"isolated", "loopback", "full", "controlled"},
+		"cache":        {"use", "refresh", "off"},
+	})
+	return cmd
+}
+
+func completeValues(cmd *cobra.Command, values map[string][]string) {
+	for flag, v := range values {
+		// It fails only for a flag that is not there, which a test would see.
+		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(v, cobra.ShellCompDirectiveNoFileComp))
+	}
+}
+
+func (e *env) runTask(ctx context.Context, how runFlags, spec *executor.TaskSpec) error {
+	b, err := e.backendFor(ctx, how)
+	if err != nil {
+		return err
+	}
+	s := e.newScreen(how, spec.Name)
+	a := e.await(ctx, b, spec, s)
+	s.erase()
+	err = e.deliver(ctx, b, how, s, a)
+	if a.abandoned {
+		return err // a second signal waits for nothing
+	}
+	return errors.Join(err, closeBackend(b))
+}
+
+// closeBackend is given a context of its own: what it unmakes must go even when the task was canceled.
+func closeBackend(b backend) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := b.Close(ctx); err != nil {
+		return fmt.Errorf("clean up: %w", err)
+	}
+	return nil
+}
+
+// answer is what became of an Execute.
+type answer struct {
+	out *executor.TaskOutput
+	err error
+	// signal is the one that canceled the task; nil if none.
+	signal os.Signal
+	// abandoned says that a second signal came before the answer.
+	abandoned bool
+}
+
+// await runs the task. The first signal cancels it, and its answer is waited for;
+// the second does not wait (the daemon then ends the task, its connection gone).
+func (e *env) await(ctx context.Context, b backend, spec *executor.TaskSpec, s *screen) (a answer) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.broken = cancel
+	done := make(chan answer, 1)
+	go func() {
+		o, err := b.Execute(executor.WithEvents(ctx, s.event), spec)
+		done <- answer{out: o, err: err}
+	}()
+	tick := time.NewTicker(statusInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case got := <-done:
+			a.out, a.err = got.out, got.err
+			return a
+		case sig := <-e.signals:
+			if a.signal != nil {
+				a.abandoned = true
+				return a
+			}
+			a.signal = sig
+			s.setState("canceling")
+			cancel()
+		case <-tick.C:
+			s.tick()
+		}
+	}
+}
+
+// deliver prints what the events did not bring, the JSON or the closing line,
+// and makes the exit status of the answer, as an error.
+func (e *env) deliver(ctx context.Context, b backend, how runFlags, s *screen, a answer) error {
+	if a.abandoned {
+		return exitStatus(exitSignal + signalNumber(a.signal))
+	}
+	if errors.Is(s.failed, syscall.EPIPE) {
+		return exitStatus(exitSignal + int(syscall.SIGPIPE)) // as any program whose reader has gone
+	}
+	if s.failed != nil {
+		return fmt.Errorf("write the task's output: %w", s.failed)
+	}
+	if a.err != nil {
+		if a.signal != nil && executor.KindOf(a.err) == executor.Canceled {
+			return exitStatus(exitSignal + signalNumber(a.signal))
+		}
+		return a.err
+	}
+	var err error
+	if how.json {
+		err = writeJSON(e.stdout, jsonOf(a.out))
+	} else {
+		err = s.rest(ctx, b, a.out)
+		if !how.quiet {
+			fmt.Fprintln(e.stderr, closingLine(a.out))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if code := exitCode(a.out, a.signal); code != 0 {
+		return exitStatus(code)
+	}
+	return nil
+}
+
+func signalNumber(s os.Signal) int {
+	if n, ok := s.(syscall.Signal); ok {
+		return int(n)
+	}
+	return int(syscall.SIGTERM)
+}

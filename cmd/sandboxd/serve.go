@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+// cleanupTime bounds the killing and unmaking of tasks that outlasted the grace.
+const cleanupTime = 30 * time.Second
+
+func (e *env) serveCommand() *cobra.Command {
+	var (
+		file  string
+		over  config
+		check bool
+	)
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Be the daemon: run tasks for clients on a Unix socket",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := readConfig(file, e.configFile)
+			if err != nil {
+				return err
+			}
+			for _, f := range []struct {
+				name     string
+				to, from *string
+			}{
+				{"socket", &c.Socket, &over.Socket}, {"state-dir", &c.StateDir, &over.StateDir}, {"cache-dir", &c.CacheDir, &over.CacheDir},
+			} {
+				if cmd.Flags().Changed(f.name) {
+					*f.to = *f.from
+				}
+			}
+			if err := c.validate(); err != nil {
+				return err
+			}
+			if check {
+				_, err := fmt.Fprintln(e.stdout, "ok")
+				return err
+			}
+			return e.serve(cmd.Context(), c)
+		},
+	}
+	fs, d := cmd.Flags(), defaultConfig()
+	fs.StringVar(&over.Socket, "socket", d.Socket, "where to listen")
+	fs.StringVar(&over.StateDir, "state-dir", d.StateDir, "for what lives as long as a task")
+	fs.StringVar(&over.CacheDir, "cache-dir", d.CacheDir, "for results and their blobs")
+	fs.StringVar(&file, "config", "", "TOML file (default "+e.configFile+", if it exists); flags go before it")
+	fs.BoolVar(&check, "check-config", false, "read the configuration, print ok or what is wrong, and exit")
+	return cmd
+}
+
+// logger sets up logrus's standard logger, to which libcontainer logs as well,
+// and returns it.
+func (e *env) logger(level logrus.Level) *logrus.Logger {
+	l := logrus.StandardLogger()
+	l.SetOutput(e.stderr)
+	l.SetLevel(level)
+	l.SetFormatter(&logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano})
+	if isTerminal(e.stderr) {
+		l.SetFormatter(&logrus.TextFormatter{FullTimestamp: true})
+	}
+	return l
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// serve is the daemon's life. The socket is claimed before anything is opened,
+// since opening sweeps leftovers, and those of a living daemon are its tasks;
+// it is listened on only once all is ready.
+func (e *env) serve(ctx context.Context, c config) (err error) {
+	level, err := logrus.ParseLevel(c.LogLevel)
+	if err != nil {
+		return err
+	}
+	log := e.logger(level)
+	claim, err := claimSocket(c.Socket)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, claim.release()) }()
+	h, err := e.parts.openHost(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeWithin(cleanupTime, h.Close)) }()
+	l, err := claim.listen(log)
+	if err != nil {
+		return err
+	}
+	srv := e.parts.newServer(logged{host: h, log: log}, log)
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(l) }()
+	log.WithFields(logrus.Fields{"socket": c.Socket, "version": buildVersion(), "max_parallel": c.MaxParallel}).Info("ready")
+	select {
+	case err := <-done:
+		return fmt.Errorf("serve %s: %w", c.Socket, err)
+	case <-ctx.Done():
+	case sig := <-e.signals:
+		log.WithField("signal", sig).Info("stopping")
+	}
+	err = e.shutdown(srv, c.ShutdownGrace.Duration)
+	_ = l.Close() // the server did, unless it was stopped before it began
+	<-done
+	if err == nil {
+		log.Info("stopped")
+	}
+	return err
+}
+
+// shutdown lets tasks end within grace; a second signal cuts it short.
+func (e *env) shutdown(srv server, grace time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	over := make(chan struct{})
+	defer close(over)
+	go func() {
+		select {
+		case <-e.signals:
+			cancel()
+		case <-over:
+		}
+	}()
+	err := srv.Shutdown(ctx)
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return nil // the grace was used up, and the tasks were canceled
+	}
+	return err
+}
+
+func closeWithin(d time.Duration, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	return f(ctx)
+}

@@ -1,0 +1,140 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"google.golang.org/grpc/credentials"
+
+	"github.com/sandboxd/sandboxd/executor"
+)
+
+// conn is a client's connection, whose caller the kernel named.
+type conn struct {
+	net.Conn
+	caller  executor.Caller
+	refused error // why none of its calls is served
+	session atomic.Bool
+	once    sync.Once
+	conns   *connections
+}
+
+// Close closes the connection and gives its place to another.
+func (c *conn) Close() error {
+	c.once.Do(func() { c.conns.drop(c) })
+	return c.Conn.Close()
+}
+
+// connections counts what is open, in all and for each user.
+type connections struct {
+	mu      sync.Mutex
+	all     map[*conn]bool
+	perUser map[uint32]int
+}
+
+// take counts c, unless there are too many.
+func (cs *connections) take(c *conn) bool {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if len(cs.all) >= maxConns || cs.perUser[c.caller.UID] >= maxConnsPerUser {
+		return false
+	}
+	cs.all[c] = true
+	cs.perUser[c.caller.UID]++
+	return true
+}
+
+func (cs *connections) drop(c *conn) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if !cs.all[c] {
+		return
+	}
+	delete(cs.all, c)
+	if cs.perUser[c.caller.UID]--; cs.perUser[c.caller.UID] == 0 {
+		delete(cs.perUser, c.caller.UID)
+	}
+}
+
+// close closes all, those too that gRPC does not know yet.
+func (cs *connections) close() {
+	cs.mu.Lock()
+	all := make([]*conn, 0, len(cs.all))
+	for c := range cs.all {
+		all = append(all, c)
+	}
+	cs.mu.Unlock()
+	for _, c := range all {
+		_ = c.Close()
+	}
+}
+
+// listener gives connections with their callers. One too many is closed at once,
+// so that it costs nothing and its client sees it.
+type listener struct {
+	net.Listener
+	conns *connections
+}
+
+// Accept implements net.Listener.
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		n, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		c := &conn{Conn: n, conns: l.conns}
+		if c.caller, c.refused = callerOf(n); c.refused == nil && c.caller.UID == overflowID {
+			c.refused = executor.Errorf(executor.Denied,
+				"your user has no id here (it shows as %d); call from outside your user namespace", overflowID)
+		}
+		if l.conns.take(c) {
+			return c, nil
+		}
+		_ = n.Close()
+	}
+}
+
+// overflowID is what the kernel reports for ids that have no mapping here: it is
+// anybody, so nobody. The kernel's own default of it, which is user nobody's too.
+const overflowID = 65534
+
+// authInfo is the conn of a call, as gRPC carries it.
+type authInfo struct {
+	credentials.CommonAuthInfo
+	conn *conn
+}
+
+// AuthType implements credentials.AuthInfo.
+func (authInfo) AuthType() string { return "peercred" }
+
+// peerCredentials hands a listener's conn on to the calls over it.
+type peerCredentials struct{}
+
+// ServerHandshake implements credentials.TransportCredentials.
+func (peerCredentials) ServerHandshake(n net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	c, ok := n.(*conn)
+	if !ok {
+		return nil, nil, errors.New("not a connection of this server's listener")
+	}
+	return c, authInfo{credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}, c}, nil
+}
+
+// ClientHandshake implements credentials.TransportCredentials.
+func (peerCredentials) ClientHandshake(_ context.Context, _ string, n net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return n, authInfo{CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}}, nil
+}
+
+// Info implements credentials.TransportCredentials.
+func (peerCredentials) Info() credentials.ProtocolInfo {
+	return credentials.ProtocolInfo{SecurityProtocol: "peercred"}
+}
+
+// Clone implements credentials.TransportCredentials.
+func (c peerCredentials) Clone() credentials.TransportCredentials { return c }
+
+// OverrideServerName implements credentials.TransportCredentials.
+func (peerCredentials) OverrideServerName(string) error { return nil }

@@ -35,7 +35,6 @@ type Host struct {
 	cfg     Config
 	ranges  *idRanges
 	exe     *os.File // this program, sealed
-	dev     *os.File // a detached tmpfs with the devices
 	libs    []string // directories of the host's that the base has too
 	filters [2][]unix.SockFilter
 	mu      sync.Mutex
@@ -99,10 +98,7 @@ func (h *Host) prepare() (err error) {
 	if h.ranges, err = openRanges(h.cfg.RangesDir); err != nil {
 		return err
 	}
-	if h.exe, err = sealedProgram(); err != nil {
-		return err
-	}
-	h.dev, err = makeDevices()
+	h.exe, err = sealedProgram()
 	return err
 }
 
@@ -187,9 +183,6 @@ func (h *Host) Close() error {
 	if h.exe != nil {
 		errs = append(errs, h.exe.Close())
 	}
-	if h.dev != nil {
-		errs = append(errs, h.dev.Close())
-	}
 	if h.ranges != nil {
 		errs = append(errs, h.ranges.close())
 	}
@@ -215,10 +208,11 @@ func (h *Host) leave(id string) {
 	delete(h.live, id)
 }
 
-// makeDevices makes a file system with the devices that every sandbox has. It is
-// mounted nowhere; sandboxes get read-only clones. The nodes must be made by the
-// machine's root, since in a user namespace there are none.
-func makeDevices() (_ *os.File, err error) {
+// makeDevices makes a read-only file system with the devices that every sandbox has,
+// mounted nowhere. The nodes must be made by the machine's root, since in a user
+// namespace there are none. Each sandbox has its own: before Linux 6.15 what is
+// mounted nowhere cannot be cloned.
+func makeDevices(ids *os.File) (_ *os.File, err error) {
 	fsfd, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("fsopen tmpfs: %w", err)
@@ -257,7 +251,7 @@ func makeDevices() (_ *os.File, err error) {
 			return nil, err
 		}
 	}
-	return dev, nil
+	return dev, cloneOptions{devices: true}.apply(dev, ids, unix.AT_EMPTY_PATH)
 }
 
 func makeDevice(dir int, name string, dev uint64) error {

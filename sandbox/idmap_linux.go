@@ -226,6 +226,15 @@ func cloneTree(f, ids *os.File, o cloneOptions) (*os.File, error) {
 		return nil, fmt.Errorf("clone the mount of %s: %w", f.Name(), err)
 	}
 	tree := os.NewFile(uintptr(fd), f.Name())
+	if err := o.apply(tree, ids, at); err != nil {
+		return nil, errors.Join(err, tree.Close())
+	}
+	return tree, nil
+}
+
+// apply sets a detached mount's attributes and owners.
+func (o cloneOptions) apply(tree, ids *os.File, at uint) error {
+	fd := int(tree.Fd())
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID, Propagation: unix.MS_PRIVATE}
 	if !o.devices {
 		attr.Attr_set |= unix.MOUNT_ATTR_NODEV
@@ -234,16 +243,16 @@ func cloneTree(f, ids *os.File, o cloneOptions) (*os.File, error) {
 		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
 	}
 	if err := unix.MountSetattr(fd, "", at, &attr); err != nil {
-		return nil, errors.Join(fmt.Errorf("mount attributes of %s: %w", f.Name(), err), tree.Close())
+		return fmt.Errorf("mount attributes of %s: %w", tree.Name(), err)
 	}
 	idmap := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ids.Fd())}
-	err = unix.MountSetattr(fd, "", at, &idmap)
+	err := unix.MountSetattr(fd, "", at, &idmap)
 	runtime.KeepAlive(ids)
 	if err == nil || !o.mustMap && (err == unix.EINVAL || err == unix.EPERM) {
-		return tree, nil
+		return nil
 	}
 	if err == unix.EINVAL || err == unix.EPERM {
-		err = &UnmappableError{Path: f.Name(), Err: err}
+		return &UnmappableError{Path: tree.Name(), Err: err}
 	}
-	return nil, errors.Join(err, tree.Close())
+	return err
 }

@@ -361,7 +361,7 @@ func (s *Sandbox) order(spec *Spec) (*order, *fileList, error) {
 	if err != nil {
 		return nil, files, err
 	}
-	dev, err := cloneTree(s.host.dev, root, cloneOptions{devices: true})
+	dev, err := makeDevices(root)
 	if err != nil {
 		return nil, files, err
 	}

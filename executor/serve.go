@@ -17,13 +17,18 @@ const maxInFlight = 4096
 // what a client can make the executor hold.
 const maxInFlightBytes = 4 * MaxSpecBytes
 
+// lastWords is how long an event of a task that is to end may wait for its reader:
+// without a bound, who does not read could keep the task's place for ever.
+const lastWords = 2 * time.Second
+
 // Serve answers the requests of in on out by e, as the package doc says, until
 // in is closed, ctx ends, or a Shutdown or Drain is done. The first two are a lost
 // connection: its tasks are canceled and waited for, and answers are dropped.
 // It closes neither channel, and e only upon Shutdown, whose answer is the last:
 // what was still unread in in then is answered by the end of the connection. A slow
-// reader of out holds up the tasks whose events it does not take, not the reading
-// of in; unless it uses an id again whose answer it has not taken, or leaves
+// reader of out holds up the tasks whose events it does not take, until their time
+// is over or they are canceled: then events are dropped from the first on that it
+// does not take within lastWords. It does not hold up the reading of in; unless it uses an id again whose answer it has not taken, or leaves
 // thousands of refusals untaken: then reading waits for it.
 func Serve(ctx context.Context, e Executor, in <-chan Request, out chan<- Response) {
 	ctx, lose := context.WithCancel(ctx)
@@ -240,7 +245,9 @@ func (c *conn) answer(ctx context.Context, r Request) (body ResponseBody) {
 			return AsError(err)
 		}
 		if b.Events {
-			ctx = WithEvents(ctx, func(ev TaskEvent) { c.event(r.ID, ev) })
+			t := newTeller(ctx, c, r)
+			defer t.stop()
+			ctx = WithEvents(ctx, t.tell)
 		}
 		var o *TaskOutput
 		if o, err = c.e.Execute(ctx, b.Spec); err == nil {
@@ -270,15 +277,63 @@ func (c *conn) answer(ctx context.Context, r Request) (body ResponseBody) {
 	return AsError(err)
 }
 
-// event sends ev, in pieces of the size that a message may have.
-func (c *conn) event(id uint64, ev TaskEvent) {
+// teller sends the events of one task, one at a time.
+type teller struct {
+	*conn
+	id      uint64
+	timeout time.Duration
+	over    context.Context // ends when the task is canceled or its time is over
+	end     context.CancelFunc
+	timer   *time.Timer // from the start of the task on
+	mute    bool
+}
+
+func newTeller(ctx context.Context, c *conn, r Request) *teller {
+	t := &teller{conn: c, id: r.ID, timeout: DefaultTimeout}
+	if e, ok := r.Body.(ExecuteTask); ok && e.Spec.Timeout > 0 {
+		t.timeout = e.Spec.Timeout
+	}
+	t.over, t.end = context.WithCancel(ctx)
+	return t
+}
+
+func (t *teller) stop() {
+	t.end()
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+}
+
+// tell sends ev, in pieces of the size that a message may have.
+func (t *teller) tell(ev TaskEvent) {
+	if ev.Kind == EventStarted && t.timer == nil {
+		t.timer = time.AfterFunc(t.timeout, t.end)
+	}
 	data := bytes.Clone(ev.Data) // it is the executor's once this returns
-	for {
+	for !t.mute {
 		n := min(len(data), MaxEventBytes)
-		c.send(Response{ID: id, Body: TaskEvent{Kind: ev.Kind, Data: data[:n:n]}})
+		t.piece(Response{ID: t.id, Body: TaskEvent{Kind: ev.Kind, Data: data[:n:n]}})
 		if data = data[n:]; len(data) == 0 {
 			return
 		}
+	}
+}
+
+func (t *teller) piece(r Response) {
+	select {
+	case t.out <- r:
+		return
+	case <-t.conn.ctx.Done():
+		return
+	case <-t.over.Done():
+	}
+	last := time.NewTimer(lastWords)
+	defer last.Stop()
+	select {
+	case t.out <- r:
+	case <-t.conn.ctx.Done():
+	case <-last.C:
+		t.mute = true
 	}
 }
 

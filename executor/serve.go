@@ -33,10 +33,12 @@ const lastWords = 2 * time.Second
 func Serve(ctx context.Context, e Executor, in <-chan Request, out chan<- Response) {
 	ctx, lose := context.WithCancel(ctx)
 	c := &conn{
-		e: e, ctx: ctx, out: out, done: make(chan struct{}),
+		e: e, ctx: ctx, lose: lose, out: out, done: make(chan struct{}),
 		pending: map[uint64]*flight{}, refusals: make(chan struct{}, maxInFlight),
 	}
 	if c.read(in) {
+		late := time.AfterFunc(lastWords, lose)
+		defer late.Stop()
 		c.rest.Wait() // an answer under way is not lost to the end of the connection
 		if c.last != nil {
 			c.send(*c.last)
@@ -54,10 +56,12 @@ type conn struct {
 	refusals chan struct{} // a slot for each that is not sent yet
 	// last is the answer to Shutdown, set before done is closed.
 	last *Response
+	lose context.CancelFunc
 	// all counts every goroutine, rest all but that of Shutdown or Drain, tasks
-	// those of ExecuteTask. Only read adds to them, to tasks only while !closing.
-	all, rest, tasks sync.WaitGroup
-	closing          bool // of read alone
+	// those of ExecuteTask, and running the same until the executor is done with them.
+	// Only read adds to them, to the last two only while !closing.
+	all, rest, tasks, running sync.WaitGroup
+	closing                   bool // of read alone
 
 	mu      sync.Mutex
 	pending map[uint64]*flight
@@ -120,10 +124,15 @@ func (c *conn) take(r Request) {
 		return
 	case ExecuteTask:
 		c.tasks.Add(1)
+		c.running.Add(1)
 	}
 	c.start(func() {
 		defer cancel()
-		c.finish(r, f, c.answer(ctx, r))
+		body := c.answer(ctx, r)
+		if _, ok := r.Body.(ExecuteTask); ok {
+			c.running.Done()
+		}
+		c.finish(r, f, body)
 	})
 }
 
@@ -348,7 +357,8 @@ func (c *conn) drain(d Drain) {
 	})
 }
 
-// end waits for the tasks, and cancels those that outlast grace.
+// end waits for the tasks, and cancels those that outlast grace. Their answers have
+// the rest of it to be read, and lastWords.
 func (c *conn) end(grace context.Context) {
 	stop := context.AfterFunc(grace, func() {
 		c.mu.Lock()
@@ -360,5 +370,8 @@ func (c *conn) end(grace context.Context) {
 		}
 	})
 	defer stop()
+	c.running.Wait()
+	late := context.AfterFunc(grace, func() { time.AfterFunc(lastWords, c.lose) })
+	defer late()
 	c.tasks.Wait()
 }

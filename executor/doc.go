@@ -30,7 +30,8 @@
 // Every request but CancelTask carries an id of its own, not zero and not in
 // use, and gets exactly one answer with that id, on every path, shutdown and a
 // vanished far end included. TaskEvents carry the id of their ExecuteTask, come
-// before its answer, and only if the task asked for them. CancelTask names the
+// before its answer, and only if the task asked for them; of a task that was
+// canceled or timed out, the last may be missing where they were not read. CancelTask names the
 // id of an ExecuteTask; it is a hint without an answer, since the answer to the
 // task tells how it ended, and naming an id that is not in flight is no error
 // (the answer may have crossed it).

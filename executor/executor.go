@@ -88,7 +88,8 @@ type TaskEvent struct {
 }
 
 // EventFunc takes the events of one task, in order, one call at a time. It may
-// block; the task's output then waits. Data is only valid during the call.
+// block; the task's output then waits, and the task for it, until its time is over.
+// Data is only valid during the call.
 type EventFunc func(TaskEvent)
 
 type eventsKey struct{}

@@ -41,7 +41,8 @@ type (
 	// is for a transport that stops, never crosses a wire, and has neither id nor
 	// answer: Serve returns.
 	Drain struct {
-		// Grace ends when tasks are canceled that did not end by themselves.
+		// Grace ends when tasks are canceled that did not end by themselves. Answers
+		// that nobody reads soon after the tasks are gone are dropped then.
 		Grace context.Context
 	}
 )

@@ -27,7 +27,7 @@ func ParseDigest(s string) (Digest, error) {
 	hash, size, ok := strings.Cut(s, "/")
 	n, err := strconv.ParseInt(size, 10, 64)
 	if !ok || err != nil || n < 0 || len(hash) != 64 || strings.Trim(hash, "0123456789abcdef") != "" {
-		return Digest{}, fmt.Errorf("digest %q is not 64 hex digits, a slash and a size", s)
+		return Digest{}, fmt.Errorf("digest %.80q is not 64 hex digits, a slash and a size", s)
 	}
 	return Digest{Hash: hash, Size: n}, nil
 }

@@ -17,21 +17,28 @@ const maxInFlight = 4096
 // what a client can make the executor hold.
 const maxInFlightBytes = 4 * MaxSpecBytes
 
+// lastWords is how long an event of a task that is to end may wait for its reader:
+// without a bound, who does not read could keep the task's place for ever.
+const lastWords = 2 * time.Second
+
 // Serve answers the requests of in on out by e, as the package doc says, until
 // in is closed, ctx ends, or a Shutdown or Drain is done. The first two are a lost
 // connection: its tasks are canceled and waited for, and answers are dropped.
 // It closes neither channel, and e only upon Shutdown, whose answer is the last:
 // what was still unread in in then is answered by the end of the connection. A slow
-// reader of out holds up the tasks whose events it does not take, not the reading
-// of in; unless it uses an id again whose answer it has not taken, or leaves
+// reader of out holds up the tasks whose events it does not take, until their time
+// is over or they are canceled: then events are dropped from the first on that it
+// does not take within lastWords. It does not hold up the reading of in; unless it uses an id again whose answer it has not taken, or leaves
 // thousands of refusals untaken: then reading waits for it.
 func Serve(ctx context.Context, e Executor, in <-chan Request, out chan<- Response) {
 	ctx, lose := context.WithCancel(ctx)
 	c := &conn{
-		e: e, ctx: ctx, out: out, done: make(chan struct{}),
+		e: e, ctx: ctx, lose: lose, out: out, done: make(chan struct{}),
 		pending: map[uint64]*flight{}, refusals: make(chan struct{}, maxInFlight),
 	}
 	if c.read(in) {
+		late := time.AfterFunc(lastWords, lose)
+		defer late.Stop()
 		c.rest.Wait() // an answer under way is not lost to the end of the connection
 		if c.last != nil {
 			c.send(*c.last)
@@ -49,10 +56,12 @@ type conn struct {
 	refusals chan struct{} // a slot for each that is not sent yet
 	// last is the answer to Shutdown, set before done is closed.
 	last *Response
+	lose context.CancelFunc
 	// all counts every goroutine, rest all but that of Shutdown or Drain, tasks
-	// those of ExecuteTask. Only read adds to them, to tasks only while !closing.
-	all, rest, tasks sync.WaitGroup
-	closing          bool // of read alone
+	// those of ExecuteTask, and running the same until the executor is done with them.
+	// Only read adds to them, to the last two only while !closing.
+	all, rest, tasks, running sync.WaitGroup
+	closing                   bool // of read alone
 
 	mu      sync.Mutex
 	pending map[uint64]*flight
@@ -115,10 +124,15 @@ func (c *conn) take(r Request) {
 		return
 	case ExecuteTask:
 		c.tasks.Add(1)
+		c.running.Add(1)
 	}
 	c.start(func() {
 		defer cancel()
-		c.finish(r, f, c.answer(ctx, r))
+		body := c.answer(ctx, r)
+		if _, ok := r.Body.(ExecuteTask); ok {
+			c.running.Done()
+		}
+		c.finish(r, f, body)
 	})
 }
 
@@ -240,7 +254,9 @@ func (c *conn) answer(ctx context.Context, r Request) (body ResponseBody) {
 			return AsError(err)
 		}
 		if b.Events {
-			ctx = WithEvents(ctx, func(ev TaskEvent) { c.event(r.ID, ev) })
+			t := newTeller(ctx, c, r)
+			defer t.stop()
+			ctx = WithEvents(ctx, t.tell)
 		}
 		var o *TaskOutput
 		if o, err = c.e.Execute(ctx, b.Spec); err == nil {
@@ -270,15 +286,63 @@ func (c *conn) answer(ctx context.Context, r Request) (body ResponseBody) {
 	return AsError(err)
 }
 
-// event sends ev, in pieces of the size that a message may have.
-func (c *conn) event(id uint64, ev TaskEvent) {
+// teller sends the events of one task, one at a time.
+type teller struct {
+	*conn
+	id      uint64
+	timeout time.Duration
+	over    context.Context // ends when the task is canceled or its time is over
+	end     context.CancelFunc
+	timer   *time.Timer // from the start of the task on
+	mute    bool
+}
+
+func newTeller(ctx context.Context, c *conn, r Request) *teller {
+	t := &teller{conn: c, id: r.ID, timeout: DefaultTimeout}
+	if e, ok := r.Body.(ExecuteTask); ok && e.Spec.Timeout > 0 {
+		t.timeout = e.Spec.Timeout
+	}
+	t.over, t.end = context.WithCancel(ctx)
+	return t
+}
+
+func (t *teller) stop() {
+	t.end()
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+}
+
+// tell sends ev, in pieces of the size that a message may have.
+func (t *teller) tell(ev TaskEvent) {
+	if ev.Kind == EventStarted && t.timer == nil {
+		t.timer = time.AfterFunc(t.timeout, t.end)
+	}
 	data := bytes.Clone(ev.Data) // it is the executor's once this returns
-	for {
+	for !t.mute {
 		n := min(len(data), MaxEventBytes)
-		c.send(Response{ID: id, Body: TaskEvent{Kind: ev.Kind, Data: data[:n:n]}})
+		t.piece(Response{ID: t.id, Body: TaskEvent{Kind: ev.Kind, Data: data[:n:n]}})
 		if data = data[n:]; len(data) == 0 {
 			return
 		}
+	}
+}
+
+func (t *teller) piece(r Response) {
+	select {
+	case t.out <- r:
+		return
+	case <-t.conn.ctx.Done():
+		return
+	case <-t.over.Done():
+	}
+	last := time.NewTimer(lastWords)
+	defer last.Stop()
+	select {
+	case t.out <- r:
+	case <-t.conn.ctx.Done():
+	case <-last.C:
+		t.mute = true
 	}
 }
 
@@ -293,7 +357,8 @@ func (c *conn) drain(d Drain) {
 	})
 }
 
-// end waits for the tasks, and cancels those that outlast grace.
+// end waits for the tasks, and cancels those that outlast grace. Their answers have
+// the rest of it to be read, and lastWords.
 func (c *conn) end(grace context.Context) {
 	stop := context.AfterFunc(grace, func() {
 		c.mu.Lock()
@@ -305,5 +370,8 @@ func (c *conn) end(grace context.Context) {
 		}
 	})
 	defer stop()
+	c.running.Wait()
+	late := context.AfterFunc(grace, func() { time.AfterFunc(lastWords, c.lose) })
+	defer late()
 	c.tasks.Wait()
 }

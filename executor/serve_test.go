@@ -6,6 +6,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 type blocker struct{ Executor }
@@ -18,6 +20,14 @@ func (blocker) Execute(ctx context.Context, s *TaskSpec) (*TaskOutput, error) {
 		EventsFrom(ctx)(TaskEvent{Kind: EventStarted})
 		EventsFrom(ctx)(TaskEvent{Kind: EventStdout, Data: make([]byte, MaxEventBytes+1)})
 		return &TaskOutput{}, nil
+	}
+	if s.Script == "flood" {
+		tell, end := EventsFrom(ctx), time.Now().Add(s.Timeout)
+		tell(TaskEvent{Kind: EventStarted})
+		for ctx.Err() == nil && time.Now().Before(end) {
+			tell(TaskEvent{Kind: EventStdout, Data: []byte("x")})
+		}
+		return &TaskOutput{Cause: CauseTimedOut}, nil
 	}
 	<-ctx.Done()
 	return &TaskOutput{Cause: CauseCanceled}, nil
@@ -128,4 +138,70 @@ func TestShutdownIsForTheOwner(t *testing.T) {
 	if _, ok := (<-rx).Body.(ShutdownAck); !ok {
 		t.Fatal("root's Shutdown was not done")
 	}
+}
+
+// executed tells when a task is over for the executor, whoever reads its answer.
+type executed struct {
+	blocker
+	over chan error
+}
+
+func (e executed) Execute(ctx context.Context, s *TaskSpec) (*TaskOutput, error) {
+	o, err := e.blocker.Execute(ctx, s)
+	e.over <- err
+	return o, err
+}
+
+func TestATaskEndsThoughNobodyReadsItsEvents(t *testing.T) {
+	for _, timeout := range []time.Duration{time.Minute, MaxTimeout} {
+		synctest.Test(t, func(t *testing.T) {
+			e := executed{over: make(chan error, 1)}
+			tx, rx := Start(t.Context(), e, 0)
+			tx <- Request{ID: 1, Body: ExecuteTask{Spec: &TaskSpec{Script: "flood", Timeout: timeout}, Events: true}}
+			began := time.Now()
+			if timeout == MaxTimeout {
+				tx <- Request{ID: 1, Body: CancelTask{}}
+				timeout = 0
+			}
+			<-e.over
+			if took := time.Since(began); took != timeout+lastWords {
+				t.Errorf("over after %v; want its time, and %v for its last words", took, lastWords)
+			}
+			if r := <-rx; r.ID != 1 {
+				t.Errorf("got %v", r)
+			} else if _, ok := r.Body.(TaskResult); !ok {
+				t.Errorf("got %v after an event was dropped; want the result", r.Body)
+			}
+			close(tx)
+		})
+	}
+}
+
+func TestACanceledTasksEventsAreReadToTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tx, rx := Start(t.Context(), lastWord{}, 0)
+		tx <- Request{ID: 1, Body: ExecuteTask{Spec: &TaskSpec{Script: "x"}, Events: true}}
+		tx <- Request{ID: 1, Body: CancelTask{}}
+		for i := range 100 {
+			time.Sleep(lastWords / 2) // a slow reader, but one
+			if ev, ok := (<-rx).Body.(TaskEvent); !ok || int(ev.Data[0]) != i {
+				t.Fatalf("event %d is missing", i)
+			}
+		}
+		if _, ok := (<-rx).Body.(TaskResult); !ok {
+			t.Error("no result")
+		}
+		close(tx)
+	})
+}
+
+// lastWord writes when it is canceled.
+type lastWord struct{ blocker }
+
+func (lastWord) Execute(ctx context.Context, _ *TaskSpec) (*TaskOutput, error) {
+	<-ctx.Done()
+	for i := range 100 {
+		EventsFrom(ctx)(TaskEvent{Kind: EventStdout, Data: []byte{byte(i)}})
+	}
+	return &TaskOutput{Cause: CauseCanceled}, nil
 }

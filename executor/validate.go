@@ -9,7 +9,8 @@ import (
 
 // Validate reports the first thing wrong with the spec, as an *Error of kind
 // Invalid that names the field, the value and the fix. It touches nothing: what
-// paths lead to is found out when the task runs, with the caller's rights.
+// paths lead to is found out when the task runs, with the caller's rights. The text
+// quotes a value only as far as it is short, for it may be megabytes.
 func (t *TaskSpec) Validate() error {
 	if t == nil {
 		return FieldErrorf("spec", "is missing; send a TaskSpec")
@@ -113,10 +114,10 @@ func (t *TaskSpec) checkCommand() error {
 // absolute checks a path of the executor's machine or of the sandbox.
 func absolute(field, p string) error {
 	switch {
-	case !strings.HasPrefix(p, "/"):
-		return FieldErrorf(field, "%q is not an absolute path; begin it with /", p)
 	case len(p) > MaxPathBytes:
 		return FieldErrorf(field, "is %d bytes long; the kernel takes at most %d", len(p), MaxPathBytes)
+	case !strings.HasPrefix(p, "/"):
+		return FieldErrorf(field, "%q is not an absolute path; begin it with /", p)
 	case strings.ContainsRune(p, 0):
 		return FieldErrorf(field, "%q holds a NUL byte, which no path can", p)
 	case path.Clean(p) != p:
@@ -147,9 +148,9 @@ func (t *TaskSpec) checkEnv() error {
 	for k, v := range t.Env {
 		switch {
 		case k == "" || strings.ContainsAny(k, "=\x00"):
-			return FieldErrorf("env", "name %q is empty or holds = or NUL; use a plain name", k)
+			return FieldErrorf("env", "name %.80q is empty or holds = or NUL; use a plain name", k)
 		case strings.ContainsRune(v, 0):
-			return FieldErrorf("env", "value of %s holds a NUL byte, which no environment can", k)
+			return FieldErrorf("env", "value of %.80q holds a NUL byte, which no environment can", k)
 		case len(k)+len(v)+1 > MaxArgBytes:
 			return FieldErrorf("env", "%.40s is %d bytes long; the kernel takes at most %d, use a file", k, len(k)+len(v)+1, MaxArgBytes)
 		}
@@ -171,7 +172,9 @@ func (t *TaskSpec) checkOutputs() error {
 	seen := make(map[string]bool, len(t.Outputs))
 	for _, o := range t.Outputs {
 		switch {
-		case o == "" || strings.HasPrefix(o, "/") || strings.ContainsRune(o, 0) || len(o) > MaxPathBytes:
+		case len(o) > MaxPathBytes:
+			return FieldErrorf("outputs", "%.80q… is %d bytes long; the kernel takes at most %d", o, len(o), MaxPathBytes)
+		case o == "" || strings.HasPrefix(o, "/") || strings.ContainsRune(o, 0):
 			return FieldErrorf("outputs", "%q is not a path relative to the workdir; write it without a leading /", o)
 		case o == "." || o == ".." || strings.HasPrefix(o, "../") || path.Clean(o) != o:
 			return FieldErrorf("outputs", "%q leaves the workdir, is all of it, or is not clean; name a path below it", o)
@@ -230,17 +233,17 @@ func (t *TaskSpec) checkModes() error {
 	switch t.WorkdirMode {
 	case WorkdirOverlay, WorkdirDirect, WorkdirReadonly:
 	default:
-		return FieldErrorf("workdir_mode", "%q is unknown; use overlay (or nothing), direct or readonly", t.WorkdirMode)
+		return FieldErrorf("workdir_mode", "%.80q is unknown; use overlay (or nothing), direct or readonly", t.WorkdirMode)
 	}
 	switch t.Network {
 	case NetworkIsolated, NetworkLoopback, NetworkControlled, NetworkFull:
 	default:
-		return FieldErrorf("network", "%q is unknown; use isolated (or nothing), loopback, controlled or full", t.Network)
+		return FieldErrorf("network", "%.80q is unknown; use isolated (or nothing), loopback, controlled or full", t.Network)
 	}
 	switch t.Cache {
 	case CacheUse, CacheRefresh, CacheOff:
 	default:
-		return FieldErrorf("cache", "%q is unknown; use use (or nothing), refresh or off", t.Cache)
+		return FieldErrorf("cache", "%.80q is unknown; use use (or nothing), refresh or off", t.Cache)
 	}
 	if t.Timeout < 0 || t.Timeout > MaxTimeout || t.Timeout > 0 && t.Timeout < time.Millisecond {
 		return FieldErrorf("timeout", "%v is out of range; use 1ms to %v, or 0 for %v", t.Timeout, MaxTimeout, DefaultTimeout)

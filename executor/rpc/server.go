@@ -48,7 +48,7 @@ const (
 	pieceBytes = 128 << 10
 	// handshakeTime is how long a new connection may say nothing.
 	handshakeTime = 5 * time.Second
-	// flushTime is how long the last answers may take to be read once the tasks are gone.
+	// flushTime is how long connections may take to end once their calls have.
 	flushTime = 2 * time.Second
 )
 
@@ -58,6 +58,10 @@ type Server struct {
 	grpc   *grpc.Server
 	health *health.Server
 	conns  connections
+
+	mu              sync.Mutex
+	down            bool           // no more calls are counted
+	sessions, blobs sync.WaitGroup // of the calls under way
 
 	stop     sync.Once
 	grace    context.Context // of Shutdown, set before stopping is closed
@@ -112,33 +116,54 @@ func (s *Server) Serve(l net.Listener) error {
 }
 
 // Shutdown refuses new connections and tasks, lets running tasks end until ctx
-// does and then cancels them, and returns when every task was answered and every
-// connection is closed. The Executor stays open. Later calls wait for the first.
+// does and then cancels them, and returns when every task is gone and was answered
+// to whoever reads, and every connection is closed. The Executor stays open. Blobs
+// may be read until ctx ends; other calls, such as a watch of the health, are ended
+// once nothing else is left. Later calls wait for the first.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.stop.Do(func() {
+		s.mu.Lock()
+		s.down = true
+		s.mu.Unlock()
 		s.grace = ctx
 		s.health.Shutdown()
 		close(s.stopping)
-		ended := make(chan struct{})
+		ended, read := make(chan struct{}), make(chan struct{})
 		go func() {
 			defer close(ended)
 			s.grpc.GracefulStop()
 		}()
+		s.sessions.Wait()
+		go func() {
+			defer close(read)
+			s.blobs.Wait()
+		}()
+		select {
+		case <-read:
+		case <-ctx.Done():
+		}
 		select {
 		case <-ended:
-		case <-ctx.Done():
-			// The tasks are being canceled. Their answers go out where they are read.
-			select {
-			case <-ended:
-			case <-time.After(flushTime):
-				s.conns.close()
-				s.grpc.Stop()
-				<-ended
-			}
+		case <-time.After(flushTime):
+			s.conns.close()
+			s.grpc.Stop()
+			<-ended
 		}
+		<-read
 		close(s.stopped)
 	})
 	<-s.stopped
+	return nil
+}
+
+// enter counts a call that Shutdown waits for, unless that has begun.
+func (s *Server) enter(calls *sync.WaitGroup) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.down {
+		return executor.Errorf(executor.Unavailable, "the daemon is shutting down; dial again when it is back")
+	}
+	calls.Add(1)
 	return nil
 }
 
@@ -176,6 +201,10 @@ func (v service) Session(stream pb.Executor_SessionServer) error {
 	if !c.session.CompareAndSwap(false, true) {
 		return toStatus(executor.Errorf(executor.Unavailable, "the connection has a session; use that, or another connection"))
 	}
+	if err := v.s.enter(&v.s.sessions); err != nil {
+		return toStatus(err)
+	}
+	defer v.s.sessions.Done()
 	ctx, lose := context.WithCancel(stream.Context())
 	defer lose()
 	in, out := make(chan executor.Request), make(chan executor.Response)
@@ -195,11 +224,14 @@ func (v service) Session(stream pb.Executor_SessionServer) error {
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
-		down.Store(v.send(stream, out, lose))
+		v.send(stream, out, lose, &down)
 	}()
 	executor.Serve(ctx, v.s.config.Executor, in, out)
 	close(out)
-	<-sent
+	select {
+	case <-sent:
+	case <-time.After(flushTime): // nobody reads; the end of this call ends it
+	}
 	lose()
 	rest.Wait()
 	if down.Load() {
@@ -237,14 +269,14 @@ func offer[T any](ctx context.Context, to chan<- T, v T) bool {
 	}
 }
 
-// send sends what comes from out until it is closed, and reports whether a Shutdown
-// was answered. Once the client cannot be reached it calls lose and drops the rest.
-func (v service) send(stream pb.Executor_SessionServer, out <-chan executor.Response, lose func()) (down bool) {
+// send sends what comes from out until it is closed, and sets down if that answers a
+// Shutdown. Once the client cannot be reached it calls lose and drops the rest.
+func (v service) send(stream pb.Executor_SessionServer, out <-chan executor.Response, lose func(), down *atomic.Bool) {
 	var lost bool
 	for r := range out {
 		switch b := r.Body.(type) {
 		case executor.ShutdownAck:
-			down = true
+			down.Store(true)
 		case *executor.Error:
 			v.log(b)
 		}
@@ -258,7 +290,6 @@ func (v service) send(stream pb.Executor_SessionServer, out <-chan executor.Resp
 			}
 		}
 	}
-	return down
 }
 
 // log tells the operator of a fault of ours, with what a client does not get to see.
@@ -295,6 +326,10 @@ func (v service) readBlob(m *pb.Digest, stream pb.Executor_ReadBlobServer) error
 	if v.s.config.Blobs == nil {
 		return executor.Errorf(executor.Unsupported, "this executor keeps no blobs; use what results hold themselves")
 	}
+	if err := v.s.enter(&v.s.blobs); err != nil {
+		return err
+	}
+	defer v.s.blobs.Done()
 	r, err := v.s.config.Blobs.OpenBlob(stream.Context(), c.caller, d)
 	if err != nil {
 		return err

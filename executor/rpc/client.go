@@ -165,7 +165,8 @@ func (c *Client) Close(ctx context.Context) error {
 	}
 }
 
-// ReadBlob writes the blob d to w as it comes. An error means that w got part of it or,
+// ReadBlob writes the blob d to w as it comes. A few blobs are read at a time; further
+// calls wait for them. An error means that w got part of it or,
 // where size or hash turned out wrong at the end, something else.
 func (c *Client) ReadBlob(ctx context.Context, d executor.Digest, w io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)

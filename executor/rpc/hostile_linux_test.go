@@ -218,7 +218,7 @@ func rawFrames(t *testing.T, socket string) (net.Conn, *http2.Framer) {
 	if err := f.WriteSettings(); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndHeaders: true, BlockFragment: sessionHeaders()}); err != nil {
+	if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndHeaders: true, BlockFragment: headers(pb.Executor_Session_FullMethodName)}); err != nil {
 		t.Fatal(err)
 	}
 	return n, f

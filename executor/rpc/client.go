@@ -146,10 +146,13 @@ func receiveAnswers(ctx context.Context, stream pb.Executor_SessionClient, rx ch
 			if o := parts[m.GetId()]; o != nil {
 				proto.Merge(o, b.TaskResult)
 				b.TaskResult = o
-				delete(parts, m.GetId())
 			}
 		}
-		rx <- fromResponse(m)
+		r := fromResponse(m)
+		if _, more := r.Body.(executor.TaskEvent); !more {
+			delete(parts, r.ID)
+		}
+		rx <- r
 	}
 }
 

@@ -72,6 +72,7 @@ type conn struct {
 type flight struct {
 	cancel   context.CancelFunc // nil but for tasks
 	bytes    int
+	window   chan struct{} // holds one for each event on its way; nil if none was asked for
 	answered bool          // the answer is made, so the far end may have it
 	sent     chan struct{} // closed when it is sent or dropped
 }
@@ -95,6 +96,9 @@ func (c *conn) read(in <-chan Request) bool {
 
 func (c *conn) take(r Request) {
 	switch b := r.Body.(type) {
+	case EventsTaken:
+		c.taken(r.ID, b.Events)
+		return
 	case CancelTask:
 		c.cancel(r.ID)
 		return
@@ -118,7 +122,7 @@ func (c *conn) take(r Request) {
 		c.closing = true
 		c.all.Go(func() {
 			defer cancel()
-			c.last = &Response{ID: r.ID, Body: c.answer(ctx, r)}
+			c.last = &Response{ID: r.ID, Body: c.answer(ctx, r, f)}
 			close(c.done)
 		})
 		return
@@ -128,7 +132,7 @@ func (c *conn) take(r Request) {
 	}
 	c.start(func() {
 		defer cancel()
-		body := c.answer(ctx, r)
+		body := c.answer(ctx, r, f)
 		if _, ok := r.Body.(ExecuteTask); ok {
 			c.running.Done()
 		}
@@ -142,6 +146,23 @@ func (c *conn) cancel(id uint64) {
 	defer c.mu.Unlock()
 	if f := c.pending[id]; f != nil && f.cancel != nil {
 		f.cancel()
+	}
+}
+
+// taken makes room for n more events of the task id.
+func (c *conn) taken(id uint64, n int64) {
+	c.mu.Lock()
+	f := c.pending[id]
+	c.mu.Unlock()
+	if f == nil {
+		return
+	}
+	for range min(n, EventWindow) {
+		select {
+		case <-f.window:
+		default: // more than were sent
+			return
+		}
 	}
 }
 
@@ -192,6 +213,9 @@ func (c *conn) admit(r Request, cancel context.CancelFunc) (*flight, *Error) {
 		if f.bytes > MaxSpecBytes {
 			return nil, AsError(b.Spec.Validate())
 		}
+		if b.Events {
+			f.window = make(chan struct{}, EventWindow)
+		}
 	case Shutdown:
 		if c.closing {
 			return nil, errClosing()
@@ -241,7 +265,7 @@ func (c *conn) send(r Response) {
 	}
 }
 
-func (c *conn) answer(ctx context.Context, r Request) (body ResponseBody) {
+func (c *conn) answer(ctx context.Context, r Request, f *flight) (body ResponseBody) {
 	defer func() {
 		if p := recover(); p != nil {
 			body = Errorf(Internal, "executor panicked; see the daemon's log%w", &PanicError{Value: p, Stack: debug.Stack()})
@@ -254,7 +278,7 @@ func (c *conn) answer(ctx context.Context, r Request) (body ResponseBody) {
 			return AsError(err)
 		}
 		if b.Events {
-			t := newTeller(ctx, c, r)
+			t := newTeller(ctx, c, r.ID, b.Spec, f.window)
 			defer t.stop()
 			ctx = WithEvents(ctx, t.tell)
 		}
@@ -291,16 +315,17 @@ type teller struct {
 	*conn
 	id      uint64
 	timeout time.Duration
+	window  chan<- struct{}
 	over    context.Context // ends when the task is canceled or its time is over
 	end     context.CancelFunc
 	timer   *time.Timer // from the start of the task on
 	mute    bool
 }
 
-func newTeller(ctx context.Context, c *conn, r Request) *teller {
-	t := &teller{conn: c, id: r.ID, timeout: DefaultTimeout}
-	if e, ok := r.Body.(ExecuteTask); ok && e.Spec.Timeout > 0 {
-		t.timeout = e.Spec.Timeout
+func newTeller(ctx context.Context, c *conn, id uint64, spec *TaskSpec, window chan<- struct{}) *teller {
+	t := &teller{conn: c, id: id, timeout: spec.Timeout, window: window}
+	if t.timeout == 0 {
+		t.timeout = DefaultTimeout
 	}
 	t.over, t.end = context.WithCancel(ctx)
 	return t
@@ -321,29 +346,35 @@ func (t *teller) tell(ev TaskEvent) {
 	data := bytes.Clone(ev.Data) // it is the executor's once this returns
 	for !t.mute {
 		n := min(len(data), MaxEventBytes)
-		t.piece(Response{ID: t.id, Body: TaskEvent{Kind: ev.Kind, Data: data[:n:n]}})
+		if push(t, t.window, struct{}{}) {
+			push(t, t.out, Response{ID: t.id, Body: TaskEvent{Kind: ev.Kind, Data: data[:n:n]}})
+		}
 		if data = data[n:]; len(data) == 0 {
 			return
 		}
 	}
 }
 
-func (t *teller) piece(r Response) {
+// push sends v, and reports whether it could.
+func push[T any](t *teller, to chan<- T, v T) bool {
 	select {
-	case t.out <- r:
-		return
+	case to <- v:
+		return true
 	case <-t.conn.ctx.Done():
-		return
+		t.mute = true
+		return false
 	case <-t.over.Done():
 	}
 	last := time.NewTimer(lastWords)
 	defer last.Stop()
 	select {
-	case t.out <- r:
+	case to <- v:
+		return true
 	case <-t.conn.ctx.Done():
 	case <-last.C:
-		t.mute = true
 	}
+	t.mute = true
+	return false
 }
 
 func (c *conn) drain(d Drain) {

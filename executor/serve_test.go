@@ -187,6 +187,7 @@ func TestACanceledTasksEventsAreReadToTheEnd(t *testing.T) {
 			if ev, ok := (<-rx).Body.(TaskEvent); !ok || int(ev.Data[0]) != i {
 				t.Fatalf("event %d is missing", i)
 			}
+			tx <- Request{ID: 1, Body: EventsTaken{Events: 1}}
 		}
 		if _, ok := (<-rx).Body.(TaskResult); !ok {
 			t.Error("no result")

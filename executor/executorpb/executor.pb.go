@@ -37,6 +37,7 @@ type Request struct {
 	//	*Request_Ping
 	//	*Request_GetCapabilities
 	//	*Request_Shutdown
+	//	*Request_EventsTaken
 	Body          isRequest_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -140,6 +141,15 @@ func (x *Request) GetShutdown() *Shutdown {
 	return nil
 }
 
+func (x *Request) GetEventsTaken() *EventsTaken {
+	if x != nil {
+		if x, ok := x.Body.(*Request_EventsTaken); ok {
+			return x.EventsTaken
+		}
+	}
+	return nil
+}
+
 type isRequest_Body interface {
 	isRequest_Body()
 }
@@ -168,6 +178,10 @@ type Request_Shutdown struct {
 	Shutdown *Shutdown `protobuf:"bytes,7,opt,name=shutdown,proto3,oneof"`
 }
 
+type Request_EventsTaken struct {
+	EventsTaken *EventsTaken `protobuf:"bytes,8,opt,name=events_taken,json=eventsTaken,proto3,oneof"`
+}
+
 func (*Request_ExecuteTask) isRequest_Body() {}
 
 func (*Request_CancelTask) isRequest_Body() {}
@@ -179,6 +193,8 @@ func (*Request_Ping) isRequest_Body() {}
 func (*Request_GetCapabilities) isRequest_Body() {}
 
 func (*Request_Shutdown) isRequest_Body() {}
+
+func (*Request_EventsTaken) isRequest_Body() {}
 
 type ExecuteTask struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -232,6 +248,50 @@ func (x *ExecuteTask) GetEvents() bool {
 	return false
 }
 
+type EventsTaken struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Events        int64                  `protobuf:"varint,1,opt,name=events,proto3" json:"events,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EventsTaken) Reset() {
+	*x = EventsTaken{}
+	mi := &file_executor_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EventsTaken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EventsTaken) ProtoMessage() {}
+
+func (x *EventsTaken) ProtoReflect() protoreflect.Message {
+	mi := &file_executor_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EventsTaken.ProtoReflect.Descriptor instead.
+func (*EventsTaken) Descriptor() ([]byte, []int) {
+	return file_executor_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *EventsTaken) GetEvents() int64 {
+	if x != nil {
+		return x.Events
+	}
+	return 0
+}
+
 type CancelTask struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -240,7 +300,7 @@ type CancelTask struct {
 
 func (x *CancelTask) Reset() {
 	*x = CancelTask{}
-	mi := &file_executor_proto_msgTypes[2]
+	mi := &file_executor_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -252,7 +312,7 @@ func (x *CancelTask) String() string {
 func (*CancelTask) ProtoMessage() {}
 
 func (x *CancelTask) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[2]
+	mi := &file_executor_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -265,7 +325,7 @@ func (x *CancelTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelTask.ProtoReflect.Descriptor instead.
 func (*CancelTask) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{2}
+	return file_executor_proto_rawDescGZIP(), []int{3}
 }
 
 type GetStatus struct {
@@ -276,7 +336,7 @@ type GetStatus struct {
 
 func (x *GetStatus) Reset() {
 	*x = GetStatus{}
-	mi := &file_executor_proto_msgTypes[3]
+	mi := &file_executor_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -288,7 +348,7 @@ func (x *GetStatus) String() string {
 func (*GetStatus) ProtoMessage() {}
 
 func (x *GetStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[3]
+	mi := &file_executor_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -301,7 +361,7 @@ func (x *GetStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatus.ProtoReflect.Descriptor instead.
 func (*GetStatus) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{3}
+	return file_executor_proto_rawDescGZIP(), []int{4}
 }
 
 type Ping struct {
@@ -312,7 +372,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_executor_proto_msgTypes[4]
+	mi := &file_executor_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -324,7 +384,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[4]
+	mi := &file_executor_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -337,7 +397,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{4}
+	return file_executor_proto_rawDescGZIP(), []int{5}
 }
 
 type GetCapabilities struct {
@@ -348,7 +408,7 @@ type GetCapabilities struct {
 
 func (x *GetCapabilities) Reset() {
 	*x = GetCapabilities{}
-	mi := &file_executor_proto_msgTypes[5]
+	mi := &file_executor_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -360,7 +420,7 @@ func (x *GetCapabilities) String() string {
 func (*GetCapabilities) ProtoMessage() {}
 
 func (x *GetCapabilities) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[5]
+	mi := &file_executor_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -373,7 +433,7 @@ func (x *GetCapabilities) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCapabilities.ProtoReflect.Descriptor instead.
 func (*GetCapabilities) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{5}
+	return file_executor_proto_rawDescGZIP(), []int{6}
 }
 
 type Shutdown struct {
@@ -385,7 +445,7 @@ type Shutdown struct {
 
 func (x *Shutdown) Reset() {
 	*x = Shutdown{}
-	mi := &file_executor_proto_msgTypes[6]
+	mi := &file_executor_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -397,7 +457,7 @@ func (x *Shutdown) String() string {
 func (*Shutdown) ProtoMessage() {}
 
 func (x *Shutdown) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[6]
+	mi := &file_executor_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -410,7 +470,7 @@ func (x *Shutdown) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shutdown.ProtoReflect.Descriptor instead.
 func (*Shutdown) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{6}
+	return file_executor_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Shutdown) GetGraceMs() int64 {
@@ -440,7 +500,7 @@ type Response struct {
 
 func (x *Response) Reset() {
 	*x = Response{}
-	mi := &file_executor_proto_msgTypes[7]
+	mi := &file_executor_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -452,7 +512,7 @@ func (x *Response) String() string {
 func (*Response) ProtoMessage() {}
 
 func (x *Response) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[7]
+	mi := &file_executor_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -465,7 +525,7 @@ func (x *Response) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Response.ProtoReflect.Descriptor instead.
 func (*Response) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{7}
+	return file_executor_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Response) GetId() uint64 {
@@ -616,7 +676,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_executor_proto_msgTypes[8]
+	mi := &file_executor_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -628,7 +688,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[8]
+	mi := &file_executor_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -641,7 +701,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{8}
+	return file_executor_proto_rawDescGZIP(), []int{9}
 }
 
 type ShutdownAck struct {
@@ -652,7 +712,7 @@ type ShutdownAck struct {
 
 func (x *ShutdownAck) Reset() {
 	*x = ShutdownAck{}
-	mi := &file_executor_proto_msgTypes[9]
+	mi := &file_executor_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -664,7 +724,7 @@ func (x *ShutdownAck) String() string {
 func (*ShutdownAck) ProtoMessage() {}
 
 func (x *ShutdownAck) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[9]
+	mi := &file_executor_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -677,7 +737,7 @@ func (x *ShutdownAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownAck.ProtoReflect.Descriptor instead.
 func (*ShutdownAck) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{9}
+	return file_executor_proto_rawDescGZIP(), []int{10}
 }
 
 type Error struct {
@@ -691,7 +751,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_executor_proto_msgTypes[10]
+	mi := &file_executor_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -703,7 +763,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[10]
+	mi := &file_executor_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -716,7 +776,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{10}
+	return file_executor_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Error) GetKind() string {
@@ -750,7 +810,7 @@ type TaskEvent struct {
 
 func (x *TaskEvent) Reset() {
 	*x = TaskEvent{}
-	mi := &file_executor_proto_msgTypes[11]
+	mi := &file_executor_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -762,7 +822,7 @@ func (x *TaskEvent) String() string {
 func (*TaskEvent) ProtoMessage() {}
 
 func (x *TaskEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[11]
+	mi := &file_executor_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -775,7 +835,7 @@ func (x *TaskEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskEvent.ProtoReflect.Descriptor instead.
 func (*TaskEvent) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{11}
+	return file_executor_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TaskEvent) GetKind() string {
@@ -817,7 +877,7 @@ type TaskSpec struct {
 
 func (x *TaskSpec) Reset() {
 	*x = TaskSpec{}
-	mi := &file_executor_proto_msgTypes[12]
+	mi := &file_executor_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +889,7 @@ func (x *TaskSpec) String() string {
 func (*TaskSpec) ProtoMessage() {}
 
 func (x *TaskSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[12]
+	mi := &file_executor_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +902,7 @@ func (x *TaskSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskSpec.ProtoReflect.Descriptor instead.
 func (*TaskSpec) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{12}
+	return file_executor_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TaskSpec) GetName() []byte {
@@ -974,7 +1034,7 @@ type EnvVar struct {
 
 func (x *EnvVar) Reset() {
 	*x = EnvVar{}
-	mi := &file_executor_proto_msgTypes[13]
+	mi := &file_executor_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1046,7 @@ func (x *EnvVar) String() string {
 func (*EnvVar) ProtoMessage() {}
 
 func (x *EnvVar) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[13]
+	mi := &file_executor_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1059,7 @@ func (x *EnvVar) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnvVar.ProtoReflect.Descriptor instead.
 func (*EnvVar) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{13}
+	return file_executor_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *EnvVar) GetName() []byte {
@@ -1026,7 +1086,7 @@ type Input struct {
 
 func (x *Input) Reset() {
 	*x = Input{}
-	mi := &file_executor_proto_msgTypes[14]
+	mi := &file_executor_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1038,7 +1098,7 @@ func (x *Input) String() string {
 func (*Input) ProtoMessage() {}
 
 func (x *Input) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[14]
+	mi := &file_executor_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1051,7 +1111,7 @@ func (x *Input) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Input.ProtoReflect.Descriptor instead.
 func (*Input) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{14}
+	return file_executor_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Input) GetHost() []byte {
@@ -1083,7 +1143,7 @@ type ResourceLimits struct {
 
 func (x *ResourceLimits) Reset() {
 	*x = ResourceLimits{}
-	mi := &file_executor_proto_msgTypes[15]
+	mi := &file_executor_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1095,7 +1155,7 @@ func (x *ResourceLimits) String() string {
 func (*ResourceLimits) ProtoMessage() {}
 
 func (x *ResourceLimits) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[15]
+	mi := &file_executor_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1108,7 +1168,7 @@ func (x *ResourceLimits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceLimits.ProtoReflect.Descriptor instead.
 func (*ResourceLimits) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{15}
+	return file_executor_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ResourceLimits) GetCpuQuotaUs() int64 {
@@ -1170,7 +1230,7 @@ type Digest struct {
 
 func (x *Digest) Reset() {
 	*x = Digest{}
-	mi := &file_executor_proto_msgTypes[16]
+	mi := &file_executor_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1182,7 +1242,7 @@ func (x *Digest) String() string {
 func (*Digest) ProtoMessage() {}
 
 func (x *Digest) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[16]
+	mi := &file_executor_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1195,7 +1255,7 @@ func (x *Digest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Digest.ProtoReflect.Descriptor instead.
 func (*Digest) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{16}
+	return file_executor_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Digest) GetHash() string {
@@ -1221,7 +1281,7 @@ type Blob struct {
 
 func (x *Blob) Reset() {
 	*x = Blob{}
-	mi := &file_executor_proto_msgTypes[17]
+	mi := &file_executor_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1233,7 +1293,7 @@ func (x *Blob) String() string {
 func (*Blob) ProtoMessage() {}
 
 func (x *Blob) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[17]
+	mi := &file_executor_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1246,7 +1306,7 @@ func (x *Blob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Blob.ProtoReflect.Descriptor instead.
 func (*Blob) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{17}
+	return file_executor_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Blob) GetData() []byte {
@@ -1279,7 +1339,7 @@ type TaskOutput struct {
 
 func (x *TaskOutput) Reset() {
 	*x = TaskOutput{}
-	mi := &file_executor_proto_msgTypes[18]
+	mi := &file_executor_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1291,7 +1351,7 @@ func (x *TaskOutput) String() string {
 func (*TaskOutput) ProtoMessage() {}
 
 func (x *TaskOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[18]
+	mi := &file_executor_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1304,7 +1364,7 @@ func (x *TaskOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskOutput.ProtoReflect.Descriptor instead.
 func (*TaskOutput) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{18}
+	return file_executor_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TaskOutput) GetSignature() string {
@@ -1425,7 +1485,7 @@ type OutputFile struct {
 
 func (x *OutputFile) Reset() {
 	*x = OutputFile{}
-	mi := &file_executor_proto_msgTypes[19]
+	mi := &file_executor_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1437,7 +1497,7 @@ func (x *OutputFile) String() string {
 func (*OutputFile) ProtoMessage() {}
 
 func (x *OutputFile) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[19]
+	mi := &file_executor_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1450,7 +1510,7 @@ func (x *OutputFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputFile.ProtoReflect.Descriptor instead.
 func (*OutputFile) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{19}
+	return file_executor_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *OutputFile) GetPath() []byte {
@@ -1499,7 +1559,7 @@ type Stream struct {
 
 func (x *Stream) Reset() {
 	*x = Stream{}
-	mi := &file_executor_proto_msgTypes[20]
+	mi := &file_executor_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1511,7 +1571,7 @@ func (x *Stream) String() string {
 func (*Stream) ProtoMessage() {}
 
 func (x *Stream) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[20]
+	mi := &file_executor_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1524,7 +1584,7 @@ func (x *Stream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stream.ProtoReflect.Descriptor instead.
 func (*Stream) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{20}
+	return file_executor_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Stream) GetInline() []byte {
@@ -1562,7 +1622,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_executor_proto_msgTypes[21]
+	mi := &file_executor_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1574,7 +1634,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[21]
+	mi := &file_executor_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1587,7 +1647,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{21}
+	return file_executor_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Usage) GetCpuUserNs() int64 {
@@ -1643,7 +1703,7 @@ type Applied struct {
 
 func (x *Applied) Reset() {
 	*x = Applied{}
-	mi := &file_executor_proto_msgTypes[22]
+	mi := &file_executor_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1655,7 +1715,7 @@ func (x *Applied) String() string {
 func (*Applied) ProtoMessage() {}
 
 func (x *Applied) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[22]
+	mi := &file_executor_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1668,7 +1728,7 @@ func (x *Applied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Applied.ProtoReflect.Descriptor instead.
 func (*Applied) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{22}
+	return file_executor_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Applied) GetNetwork() string {
@@ -1707,7 +1767,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_executor_proto_msgTypes[23]
+	mi := &file_executor_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1719,7 +1779,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[23]
+	mi := &file_executor_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1732,7 +1792,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{23}
+	return file_executor_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Status) GetHealthy() bool {
@@ -1801,7 +1861,7 @@ type Capabilities struct {
 
 func (x *Capabilities) Reset() {
 	*x = Capabilities{}
-	mi := &file_executor_proto_msgTypes[24]
+	mi := &file_executor_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1813,7 +1873,7 @@ func (x *Capabilities) String() string {
 func (*Capabilities) ProtoMessage() {}
 
 func (x *Capabilities) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[24]
+	mi := &file_executor_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1826,7 +1886,7 @@ func (x *Capabilities) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capabilities.ProtoReflect.Descriptor instead.
 func (*Capabilities) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{24}
+	return file_executor_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Capabilities) GetSandboxing() bool {
@@ -1896,7 +1956,7 @@ var File_executor_proto protoreflect.FileDescriptor
 
 const file_executor_proto_rawDesc = "" +
 	"\n" +
-	"\x0eexecutor.proto\x12\x14sandboxd.executor.v1\"\xb4\x03\n" +
+	"\x0eexecutor.proto\x12\x14sandboxd.executor.v1\"\xfc\x03\n" +
 	"\aRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12F\n" +
 	"\fexecute_task\x18\x02 \x01(\v2!.sandboxd.executor.v1.ExecuteTaskH\x00R\vexecuteTask\x12C\n" +
@@ -1906,11 +1966,14 @@ const file_executor_proto_rawDesc = "" +
 	"get_status\x18\x04 \x01(\v2\x1f.sandboxd.executor.v1.GetStatusH\x00R\tgetStatus\x120\n" +
 	"\x04ping\x18\x05 \x01(\v2\x1a.sandboxd.executor.v1.PingH\x00R\x04ping\x12R\n" +
 	"\x10get_capabilities\x18\x06 \x01(\v2%.sandboxd.executor.v1.GetCapabilitiesH\x00R\x0fgetCapabilities\x12<\n" +
-	"\bshutdown\x18\a \x01(\v2\x1e.sandboxd.executor.v1.ShutdownH\x00R\bshutdownB\x06\n" +
+	"\bshutdown\x18\a \x01(\v2\x1e.sandboxd.executor.v1.ShutdownH\x00R\bshutdown\x12F\n" +
+	"\fevents_taken\x18\b \x01(\v2!.sandboxd.executor.v1.EventsTakenH\x00R\veventsTakenB\x06\n" +
 	"\x04body\"Y\n" +
 	"\vExecuteTask\x122\n" +
 	"\x04spec\x18\x01 \x01(\v2\x1e.sandboxd.executor.v1.TaskSpecR\x04spec\x12\x16\n" +
-	"\x06events\x18\x02 \x01(\bR\x06events\"\f\n" +
+	"\x06events\x18\x02 \x01(\bR\x06events\"%\n" +
+	"\vEventsTaken\x12\x16\n" +
+	"\x06events\x18\x01 \x01(\x03R\x06events\"\f\n" +
 	"\n" +
 	"CancelTask\"\v\n" +
 	"\tGetStatus\"\x06\n" +
@@ -2069,71 +2132,73 @@ func file_executor_proto_rawDescGZIP() []byte {
 	return file_executor_proto_rawDescData
 }
 
-var file_executor_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_executor_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_executor_proto_goTypes = []any{
 	(*Request)(nil),         // 0: sandboxd.executor.v1.Request
 	(*ExecuteTask)(nil),     // 1: sandboxd.executor.v1.ExecuteTask
-	(*CancelTask)(nil),      // 2: sandboxd.executor.v1.CancelTask
-	(*GetStatus)(nil),       // 3: sandboxd.executor.v1.GetStatus
-	(*Ping)(nil),            // 4: sandboxd.executor.v1.Ping
-	(*GetCapabilities)(nil), // 5: sandboxd.executor.v1.GetCapabilities
-	(*Shutdown)(nil),        // 6: sandboxd.executor.v1.Shutdown
-	(*Response)(nil),        // 7: sandboxd.executor.v1.Response
-	(*Pong)(nil),            // 8: sandboxd.executor.v1.Pong
-	(*ShutdownAck)(nil),     // 9: sandboxd.executor.v1.ShutdownAck
-	(*Error)(nil),           // 10: sandboxd.executor.v1.Error
-	(*TaskEvent)(nil),       // 11: sandboxd.executor.v1.TaskEvent
-	(*TaskSpec)(nil),        // 12: sandboxd.executor.v1.TaskSpec
-	(*EnvVar)(nil),          // 13: sandboxd.executor.v1.EnvVar
-	(*Input)(nil),           // 14: sandboxd.executor.v1.Input
-	(*ResourceLimits)(nil),  // 15: sandboxd.executor.v1.ResourceLimits
-	(*Digest)(nil),          // 16: sandboxd.executor.v1.Digest
-	(*Blob)(nil),            // 17: sandboxd.executor.v1.Blob
-	(*TaskOutput)(nil),      // 18: sandboxd.executor.v1.TaskOutput
-	(*OutputFile)(nil),      // 19: sandboxd.executor.v1.OutputFile
-	(*Stream)(nil),          // 20: sandboxd.executor.v1.Stream
-	(*Usage)(nil),           // 21: sandboxd.executor.v1.Usage
-	(*Applied)(nil),         // 22: sandboxd.executor.v1.Applied
-	(*Status)(nil),          // 23: sandboxd.executor.v1.Status
-	(*Capabilities)(nil),    // 24: sandboxd.executor.v1.Capabilities
-	nil,                     // 25: sandboxd.executor.v1.Applied.LimitsEntry
+	(*EventsTaken)(nil),     // 2: sandboxd.executor.v1.EventsTaken
+	(*CancelTask)(nil),      // 3: sandboxd.executor.v1.CancelTask
+	(*GetStatus)(nil),       // 4: sandboxd.executor.v1.GetStatus
+	(*Ping)(nil),            // 5: sandboxd.executor.v1.Ping
+	(*GetCapabilities)(nil), // 6: sandboxd.executor.v1.GetCapabilities
+	(*Shutdown)(nil),        // 7: sandboxd.executor.v1.Shutdown
+	(*Response)(nil),        // 8: sandboxd.executor.v1.Response
+	(*Pong)(nil),            // 9: sandboxd.executor.v1.Pong
+	(*ShutdownAck)(nil),     // 10: sandboxd.executor.v1.ShutdownAck
+	(*Error)(nil),           // 11: sandboxd.executor.v1.Error
+	(*TaskEvent)(nil),       // 12: sandboxd.executor.v1.TaskEvent
+	(*TaskSpec)(nil),        // 13: sandboxd.executor.v1.TaskSpec
+	(*EnvVar)(nil),          // 14: sandboxd.executor.v1.EnvVar
+	(*Input)(nil),           // 15: sandboxd.executor.v1.Input
+	(*ResourceLimits)(nil),  // 16: sandboxd.executor.v1.ResourceLimits
+	(*Digest)(nil),          // 17: sandboxd.executor.v1.Digest
+	(*Blob)(nil),            // 18: sandboxd.executor.v1.Blob
+	(*TaskOutput)(nil),      // 19: sandboxd.executor.v1.TaskOutput
+	(*OutputFile)(nil),      // 20: sandboxd.executor.v1.OutputFile
+	(*Stream)(nil),          // 21: sandboxd.executor.v1.Stream
+	(*Usage)(nil),           // 22: sandboxd.executor.v1.Usage
+	(*Applied)(nil),         // 23: sandboxd.executor.v1.Applied
+	(*Status)(nil),          // 24: sandboxd.executor.v1.Status
+	(*Capabilities)(nil),    // 25: sandboxd.executor.v1.Capabilities
+	nil,                     // 26: sandboxd.executor.v1.Applied.LimitsEntry
 }
 var file_executor_proto_depIdxs = []int32{
 	1,  // 0: sandboxd.executor.v1.Request.execute_task:type_name -> sandboxd.executor.v1.ExecuteTask
-	2,  // 1: sandboxd.executor.v1.Request.cancel_task:type_name -> sandboxd.executor.v1.CancelTask
-	3,  // 2: sandboxd.executor.v1.Request.get_status:type_name -> sandboxd.executor.v1.GetStatus
-	4,  // 3: sandboxd.executor.v1.Request.ping:type_name -> sandboxd.executor.v1.Ping
-	5,  // 4: sandboxd.executor.v1.Request.get_capabilities:type_name -> sandboxd.executor.v1.GetCapabilities
-	6,  // 5: sandboxd.executor.v1.Request.shutdown:type_name -> sandboxd.executor.v1.Shutdown
-	12, // 6: sandboxd.executor.v1.ExecuteTask.spec:type_name -> sandboxd.executor.v1.TaskSpec
-	18, // 7: sandboxd.executor.v1.Response.task_result:type_name -> sandboxd.executor.v1.TaskOutput
-	23, // 8: sandboxd.executor.v1.Response.status:type_name -> sandboxd.executor.v1.Status
-	8,  // 9: sandboxd.executor.v1.Response.pong:type_name -> sandboxd.executor.v1.Pong
-	24, // 10: sandboxd.executor.v1.Response.capabilities:type_name -> sandboxd.executor.v1.Capabilities
-	9,  // 11: sandboxd.executor.v1.Response.shutdown_ack:type_name -> sandboxd.executor.v1.ShutdownAck
-	10, // 12: sandboxd.executor.v1.Response.error:type_name -> sandboxd.executor.v1.Error
-	11, // 13: sandboxd.executor.v1.Response.task_event:type_name -> sandboxd.executor.v1.TaskEvent
-	18, // 14: sandboxd.executor.v1.Response.task_result_part:type_name -> sandboxd.executor.v1.TaskOutput
-	13, // 15: sandboxd.executor.v1.TaskSpec.env:type_name -> sandboxd.executor.v1.EnvVar
-	14, // 16: sandboxd.executor.v1.TaskSpec.inputs:type_name -> sandboxd.executor.v1.Input
-	15, // 17: sandboxd.executor.v1.TaskSpec.limits:type_name -> sandboxd.executor.v1.ResourceLimits
-	19, // 18: sandboxd.executor.v1.TaskOutput.output_files:type_name -> sandboxd.executor.v1.OutputFile
-	20, // 19: sandboxd.executor.v1.TaskOutput.stdout:type_name -> sandboxd.executor.v1.Stream
-	20, // 20: sandboxd.executor.v1.TaskOutput.stderr:type_name -> sandboxd.executor.v1.Stream
-	21, // 21: sandboxd.executor.v1.TaskOutput.usage:type_name -> sandboxd.executor.v1.Usage
-	22, // 22: sandboxd.executor.v1.TaskOutput.applied:type_name -> sandboxd.executor.v1.Applied
-	16, // 23: sandboxd.executor.v1.OutputFile.digest:type_name -> sandboxd.executor.v1.Digest
-	16, // 24: sandboxd.executor.v1.Stream.digest:type_name -> sandboxd.executor.v1.Digest
-	25, // 25: sandboxd.executor.v1.Applied.limits:type_name -> sandboxd.executor.v1.Applied.LimitsEntry
-	0,  // 26: sandboxd.executor.v1.Executor.Session:input_type -> sandboxd.executor.v1.Request
-	16, // 27: sandboxd.executor.v1.Executor.ReadBlob:input_type -> sandboxd.executor.v1.Digest
-	7,  // 28: sandboxd.executor.v1.Executor.Session:output_type -> sandboxd.executor.v1.Response
-	17, // 29: sandboxd.executor.v1.Executor.ReadBlob:output_type -> sandboxd.executor.v1.Blob
-	28, // [28:30] is the sub-list for method output_type
-	26, // [26:28] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	3,  // 1: sandboxd.executor.v1.Request.cancel_task:type_name -> sandboxd.executor.v1.CancelTask
+	4,  // 2: sandboxd.executor.v1.Request.get_status:type_name -> sandboxd.executor.v1.GetStatus
+	5,  // 3: sandboxd.executor.v1.Request.ping:type_name -> sandboxd.executor.v1.Ping
+	6,  // 4: sandboxd.executor.v1.Request.get_capabilities:type_name -> sandboxd.executor.v1.GetCapabilities
+	7,  // 5: sandboxd.executor.v1.Request.shutdown:type_name -> sandboxd.executor.v1.Shutdown
+	2,  // 6: sandboxd.executor.v1.Request.events_taken:type_name -> sandboxd.executor.v1.EventsTaken
+	13, // 7: sandboxd.executor.v1.ExecuteTask.spec:type_name -> sandboxd.executor.v1.TaskSpec
+	19, // 8: sandboxd.executor.v1.Response.task_result:type_name -> sandboxd.executor.v1.TaskOutput
+	24, // 9: sandboxd.executor.v1.Response.status:type_name -> sandboxd.executor.v1.Status
+	9,  // 10: sandboxd.executor.v1.Response.pong:type_name -> sandboxd.executor.v1.Pong
+	25, // 11: sandboxd.executor.v1.Response.capabilities:type_name -> sandboxd.executor.v1.Capabilities
+	10, // 12: sandboxd.executor.v1.Response.shutdown_ack:type_name -> sandboxd.executor.v1.ShutdownAck
+	11, // 13: sandboxd.executor.v1.Response.error:type_name -> sandboxd.executor.v1.Error
+	12, // 14: sandboxd.executor.v1.Response.task_event:type_name -> sandboxd.executor.v1.TaskEvent
+	19, // 15: sandboxd.executor.v1.Response.task_result_part:type_name -> sandboxd.executor.v1.TaskOutput
+	14, // 16: sandboxd.executor.v1.TaskSpec.env:type_name -> sandboxd.executor.v1.EnvVar
+	15, // 17: sandboxd.executor.v1.TaskSpec.inputs:type_name -> sandboxd.executor.v1.Input
+	16, // 18: sandboxd.executor.v1.TaskSpec.limits:type_name -> sandboxd.executor.v1.ResourceLimits
+	20, // 19: sandboxd.executor.v1.TaskOutput.output_files:type_name -> sandboxd.executor.v1.OutputFile
+	21, // 20: sandboxd.executor.v1.TaskOutput.stdout:type_name -> sandboxd.executor.v1.Stream
+	21, // 21: sandboxd.executor.v1.TaskOutput.stderr:type_name -> sandboxd.executor.v1.Stream
+	22, // 22: sandboxd.executor.v1.TaskOutput.usage:type_name -> sandboxd.executor.v1.Usage
+	23, // 23: sandboxd.executor.v1.TaskOutput.applied:type_name -> sandboxd.executor.v1.Applied
+	17, // 24: sandboxd.executor.v1.OutputFile.digest:type_name -> sandboxd.executor.v1.Digest
+	17, // 25: sandboxd.executor.v1.Stream.digest:type_name -> sandboxd.executor.v1.Digest
+	26, // 26: sandboxd.executor.v1.Applied.limits:type_name -> sandboxd.executor.v1.Applied.LimitsEntry
+	0,  // 27: sandboxd.executor.v1.Executor.Session:input_type -> sandboxd.executor.v1.Request
+	17, // 28: sandboxd.executor.v1.Executor.ReadBlob:input_type -> sandboxd.executor.v1.Digest
+	8,  // 29: sandboxd.executor.v1.Executor.Session:output_type -> sandboxd.executor.v1.Response
+	18, // 30: sandboxd.executor.v1.Executor.ReadBlob:output_type -> sandboxd.executor.v1.Blob
+	29, // [29:31] is the sub-list for method output_type
+	27, // [27:29] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_executor_proto_init() }
@@ -2148,8 +2213,9 @@ func file_executor_proto_init() {
 		(*Request_Ping)(nil),
 		(*Request_GetCapabilities)(nil),
 		(*Request_Shutdown)(nil),
+		(*Request_EventsTaken)(nil),
 	}
-	file_executor_proto_msgTypes[7].OneofWrappers = []any{
+	file_executor_proto_msgTypes[8].OneofWrappers = []any{
 		(*Response_TaskResult)(nil),
 		(*Response_Status)(nil),
 		(*Response_Pong)(nil),
@@ -2159,14 +2225,14 @@ func file_executor_proto_init() {
 		(*Response_TaskEvent)(nil),
 		(*Response_TaskResultPart)(nil),
 	}
-	file_executor_proto_msgTypes[21].OneofWrappers = []any{}
+	file_executor_proto_msgTypes[22].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_executor_proto_rawDesc), len(file_executor_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

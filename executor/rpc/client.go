@@ -157,7 +157,7 @@ func receiveAnswers(ctx context.Context, stream pb.Executor_SessionClient, rx ch
 }
 
 // Close closes the connection, which cancels the tasks that it still has; the daemon
-// goes on (see Shutdown). It waits for an EventFunc that is being called, until ctx ends.
+// goes on (see Shutdown). It does not wait for an EventFunc; Execute does.
 func (c *Client) Close(ctx context.Context) error {
 	c.end()
 	select {

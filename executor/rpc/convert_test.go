@@ -111,6 +111,9 @@ func TestRequestsCrossWhole(t *testing.T) {
 	for _, s := range filled[executor.Shutdown](t) {
 		all = append(all, s)
 	}
+	for _, s := range filled[executor.EventsTaken](t) {
+		all = append(all, s)
+	}
 	for _, s := range filled[executor.TaskSpec](t) {
 		all = append(all, executor.ExecuteTask{Spec: &s})
 	}

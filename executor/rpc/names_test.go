@@ -74,7 +74,7 @@ func TestNumbersAreNeverUsedTwice(t *testing.T) {
 		&pb.TaskSpec{}: "name recipe script argv stdin workdir workdir_mode env outputs inputs dep_signatures rootfs timeout_ns network limits debug cache",
 		&pb.TaskOutput{}: "signature output_files stdout stderr exit_code signal cause evidence duration_ns cached usage applied " +
 			"undeclared_writes undeclared_total missing_outputs",
-		&pb.Request{}:  "id execute_task cancel_task get_status ping get_capabilities shutdown",
+		&pb.Request{}:  "id execute_task cancel_task get_status ping get_capabilities shutdown events_taken",
 		&pb.Response{}: "id task_result status pong capabilities shutdown_ack error task_event task_result_part",
 	} {
 		d := m.ProtoReflect().Descriptor()

@@ -17,24 +17,32 @@ const maxInFlight = 4096
 // what a client can make the executor hold.
 const maxInFlightBytes = 4 * MaxSpecBytes
 
-// lastWords is how long an event of a task that is to end may wait for its reader:
-// without a bound, who does not read could keep the task's place for ever.
+// maxHeldBytes bounds the results of one connection that await their reader, but for
+// one, which may be larger.
+const maxHeldBytes = 16 << 20
+
+// lastWords is how long an event of a task that is to end, or a result too many, may
+// wait for its reader: without a bound, who does not read could keep the task's place
+// or fill the memory.
 const lastWords = 2 * time.Second
 
 // Serve answers the requests of in on out by e, as the package doc says, until
 // in is closed, ctx ends, or a Shutdown or Drain is done. The first two are a lost
 // connection: its tasks are canceled and waited for, and answers are dropped.
 // It closes neither channel, and e only upon Shutdown, whose answer is the last:
-// what was still unread in in then is answered by the end of the connection. A slow
-// reader of out holds up the tasks whose events it does not take, until their time
-// is over or they are canceled: then events are dropped from the first on that it
-// does not take within lastWords. It does not hold up the reading of in; unless it uses an id again whose answer it has not taken, or leaves
-// thousands of refusals untaken: then reading waits for it.
+// what was still unread in in then is answered by the end of the connection.
+//
+// A slow reader of out holds up the tasks whose events it does not take, until their
+// time is over or they are canceled: then events are dropped from the first on that
+// it does not take within lastWords. Of results that it does not take, those too many
+// are replaced by an Unavailable error. The reading of in goes on; unless the far end
+// uses an id again whose answer it has not taken, or leaves thousands of refusals
+// untaken: then reading waits for it.
 func Serve(ctx context.Context, e Executor, in <-chan Request, out chan<- Response) {
 	ctx, lose := context.WithCancel(ctx)
 	c := &conn{
 		e: e, ctx: ctx, lose: lose, out: out, done: make(chan struct{}),
-		pending: map[uint64]*flight{}, refusals: make(chan struct{}, maxInFlight),
+		pending: map[uint64]*flight{}, freed: make(chan struct{}), refusals: make(chan struct{}, maxInFlight),
 	}
 	if c.read(in) {
 		late := time.AfterFunc(lastWords, lose)
@@ -65,7 +73,9 @@ type conn struct {
 
 	mu      sync.Mutex
 	pending map[uint64]*flight
-	bytes   int // of the specs in pending
+	bytes   int           // of the specs in pending
+	held    int           // bytes of results
+	freed   chan struct{} // closed, and made anew, when held gets less
 }
 
 // flight is a request from its coming to the sending of its answer.
@@ -179,6 +189,13 @@ func (c *conn) awaitSent(id uint64) {
 }
 
 func (c *conn) finish(r Request, f *flight, body ResponseBody) {
+	held := 0
+	if t, ok := body.(TaskResult); ok {
+		if held = t.Output.size(); !c.hold(held) {
+			held = 0
+			body = Errorf(Unavailable, "%d bytes of results on this connection wait to be read; read them, and run the task again", maxHeldBytes)
+		}
+	}
 	c.mu.Lock()
 	f.answered = true
 	c.mu.Unlock()
@@ -186,10 +203,40 @@ func (c *conn) finish(r Request, f *flight, body ResponseBody) {
 	c.mu.Lock()
 	delete(c.pending, r.ID)
 	c.bytes -= f.bytes
+	if held > 0 {
+		c.held -= held
+		close(c.freed)
+		c.freed = make(chan struct{})
+	}
 	c.mu.Unlock()
 	close(f.sent)
 	if _, ok := r.Body.(ExecuteTask); ok {
 		c.tasks.Done()
+	}
+}
+
+// hold waits until a result of n bytes may be held, and reports false if it may not.
+func (c *conn) hold(n int) bool {
+	late := time.NewTimer(lastWords)
+	defer late.Stop()
+	for {
+		c.mu.Lock()
+		free := c.held == 0 || c.held+n <= maxHeldBytes
+		if free {
+			c.held += n
+		}
+		freed := c.freed
+		c.mu.Unlock()
+		if free {
+			return true
+		}
+		select {
+		case <-freed:
+		case <-late.C:
+			return false
+		case <-c.ctx.Done(): // nobody gets it
+			return false
+		}
 	}
 }
 

@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/sandboxd/sandboxd/executor"
@@ -166,6 +168,7 @@ func TestAUserWithoutAnIDIsRefused(t *testing.T) {
 	if _, err := dialAs(t, 65534, socket); executor.KindOf(err) != executor.Denied || !strings.Contains(err.Error(), "65534") {
 		t.Errorf("user 65534: %v; want denied, and why", err)
 	}
+	refuses(t, socket, 65534)
 	c, err := dialAs(t, 1000, socket)
 	if err != nil {
 		t.Fatal(err)
@@ -179,6 +182,33 @@ func TestAUserWithoutAnIDIsRefused(t *testing.T) {
 	if err := c.Close(t.Context()); err != nil {
 		t.Error(err)
 	}
+}
+
+// refuses shows that no call at all of user uid is served.
+func refuses(t *testing.T, socket string, uid int) {
+	t.Helper()
+	var n net.Conn
+	var err error
+	as(t, uid, func() { n, err = net.Dial("unix", socket) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	cc := connect(t, socket, grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return n, nil }))
+	for _, method := range []string{
+		pb.Executor_Session_FullMethodName, pb.Executor_ReadBlob_FullMethodName, "/grpc.health.v1.Health/Check",
+		"/grpc.health.v1.Health/Watch", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+	} {
+		s, err := cc.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, method)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = s.SendMsg(&pb.Digest{})
+		_ = s.CloseSend()
+		if err := s.RecvMsg(&pb.Blob{}); status.Code(err) != codes.PermissionDenied {
+			t.Errorf("%s by user %d: %v; want denied", method, uid, err)
+		}
+	}
+	_ = cc.Close()
 }
 
 func TestStreamsOfAConnectionAreBounded(t *testing.T) {

@@ -211,7 +211,7 @@ func TestWhoDoesNotReadKeepsNoPlace(t *testing.T) {
 	for id := range uint64(c.MaxParallel) {
 		m := task(id+1, script("cat /dev/zero"))
 		m.GetExecuteTask().Events = true
-		m.GetExecuteTask().GetSpec().TimeoutNs = int64(300 * time.Millisecond)
+		m.GetExecuteTask().GetSpec().TimeoutNs = int64(2 * time.Second)
 		s.send(m)
 	}
 	await(t, "the tasks do not start", func() bool {

@@ -121,6 +121,10 @@ func TestManyConnectionsAreCutOff(t *testing.T) {
 	if n := len(kept); n < connsPerUser || n > 2*connsPerUser {
 		t.Errorf("of 300 connections %d are open; want about %d", n, connsPerUser)
 	}
+	// Those that are told why may have had their time, so that one of these is next.
+	if _, err := rpc.Dial(t.Context(), socket); executor.KindOf(err) != executor.Unavailable || !strings.Contains(err.Error(), "connections") {
+		t.Errorf("one connection more: %v; want what is wrong", err)
+	}
 	for _, c := range kept {
 		_ = c.Close()
 	}

@@ -19,6 +19,7 @@
 // (package rpc). The host sends a [Request]; the executor sends [Response]s:
 //
 //	ExecuteTask      TaskEvent*, then TaskResult or Error
+//	EventsTaken      nothing
 //	CancelTask       nothing of its own: the task it names is answered (see below)
 //	GetStatus        Status
 //	Ping             Pong
@@ -27,11 +28,13 @@
 //
 // An Error with id 0 is the far end's last word: why it ends the connection.
 //
-// Every request but CancelTask carries an id of its own, not zero and not in
+// Every request but EventsTaken and CancelTask carries an id of its own, not zero and not in
 // use, and gets exactly one answer with that id, on every path, shutdown and a
 // vanished far end included. TaskEvents carry the id of their ExecuteTask, come
 // before its answer, and only if the task asked for them; of a task that was
-// canceled or timed out, the last may be missing where they were not read. CancelTask names the
+// canceled or timed out, the last may be missing where they were not read. No more
+// than EventWindow of them are on their way until EventsTaken tells that some were
+// taken, so who is slow with the events of one task holds up that task alone. CancelTask names the
 // id of an ExecuteTask; it is a hint without an answer, since the answer to the
 // task tells how it ended, and naming an id that is not in flight is no error
 // (the answer may have crossed it).

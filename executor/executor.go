@@ -80,6 +80,10 @@ const (
 // MaxEventBytes bounds TaskEvent.Data.
 const MaxEventBytes = 256 << 10
 
+// EventWindow bounds how many events of one task are on their way: sent, and not yet
+// counted by an EventsTaken. Pieces of what is larger than MaxEventBytes count each.
+const EventWindow = 32
+
 // TaskEvent tells of a task before its result.
 type TaskEvent struct {
 	Kind EventKind

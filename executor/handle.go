@@ -23,13 +23,14 @@ type Handle struct {
 }
 
 type call struct {
-	events EventFunc
+	events chan TaskEvent    // of capacity EventWindow, closed before the answer; nil for none
 	answer chan ResponseBody // of capacity 1
 }
 
 // NewHandle sends requests on tx and takes answers from rx until rx is closed;
 // every waiter and later caller then gets the error with id 0 that came, or
-// else an Unavailable one. It closes neither. An EventFunc that blocks holds up all answers of this Handle.
+// else an Unavailable one. It closes neither. An EventFunc that blocks holds up its
+// own task alone; Execute returns after the last call of it.
 func NewHandle(tx chan<- Request, rx <-chan Response) *Handle {
 	h := &Handle{tx: tx, gone: make(chan struct{}), waiting: map[uint64]*call{}}
 	go h.receive(rx)
@@ -46,14 +47,17 @@ func (h *Handle) receive(rx <-chan Response) {
 		h.mu.Lock()
 		c := h.waiting[r.ID]
 		ev, isEvent := r.Body.(TaskEvent)
-		if !isEvent {
+		if !isEvent && c != nil {
 			delete(h.waiting, r.ID)
+			if c.events != nil {
+				close(c.events)
+			}
 		}
 		h.mu.Unlock()
 		switch {
 		case c == nil: // an answer to nobody: the far end's fault, and no harm
 		case isEvent && c.events != nil:
-			c.events(ev)
+			c.events <- ev // there is room, if the far end keeps to EventWindow
 		case !isEvent:
 			c.answer <- r.Body
 		}
@@ -74,7 +78,10 @@ func (h *Handle) ask(ctx context.Context, body RequestBody, events EventFunc) (R
 	if err := ctx.Err(); err != nil {
 		return nil, AsError(err)
 	}
-	c := &call{events: events, answer: make(chan ResponseBody, 1)}
+	c := &call{answer: make(chan ResponseBody, 1)}
+	if events != nil {
+		c.events = make(chan TaskEvent, EventWindow)
+	}
 	h.mu.Lock()
 	h.next++
 	id := h.next
@@ -94,6 +101,11 @@ func (h *Handle) ask(ctx context.Context, body RequestBody, events EventFunc) (R
 		forget()
 		return nil, AsError(ctx.Err())
 	}
+	if events != nil {
+		var telling sync.WaitGroup
+		telling.Go(func() { h.tell(id, c.events, events) })
+		defer telling.Wait()
+	}
 	ended := ctx.Done()
 	for {
 		select {
@@ -110,6 +122,40 @@ func (h *Handle) ask(ctx context.Context, body RequestBody, events EventFunc) (R
 			if b, ok := h.cancel(id, c); ok {
 				return result(b)
 			}
+		}
+	}
+}
+
+// tell calls f with a task's events, and the far end when there is room for more.
+func (h *Handle) tell(id uint64, events <-chan TaskEvent, f EventFunc) {
+	var taken int64
+	for {
+		select {
+		case ev, more := <-events:
+			if !more {
+				return
+			}
+			f(ev)
+		case <-h.gone:
+			for {
+				select {
+				case ev, more := <-events:
+					if !more {
+						return
+					}
+					f(ev)
+				default:
+					return
+				}
+			}
+		}
+		if taken++; taken < EventWindow/4 {
+			continue
+		}
+		select {
+		case h.tx <- Request{ID: id, Body: EventsTaken{Events: taken}}:
+			taken = 0
+		case <-h.gone:
 		}
 	}
 }

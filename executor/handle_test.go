@@ -3,6 +3,7 @@ package executor_test
 import (
 	"context"
 	"errors"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -22,6 +23,12 @@ func (b blocker) Execute(ctx context.Context, s *executor.TaskSpec) (*executor.T
 		return &executor.TaskOutput{Cause: executor.CauseCanceled}, nil
 	case "panic":
 		panic("secret")
+	}
+	if n, err := strconv.Atoi(s.Script); err == nil {
+		for i := range n {
+			executor.EventsFrom(ctx)(executor.TaskEvent{Kind: executor.EventStdout, Data: []byte(strconv.Itoa(i))})
+		}
+		return &executor.TaskOutput{}, nil
 	}
 	if f := executor.EventsFrom(ctx); f != nil {
 		f(executor.TaskEvent{Kind: executor.EventStdout, Data: []byte(s.Script)})
@@ -100,6 +107,64 @@ func TestPanicTellsNothingOfTheInside(t *testing.T) {
 	_, err := h.Execute(t.Context(), &executor.TaskSpec{Script: "panic"})
 	if executor.KindOf(err) != executor.Internal || err.Error() != "executor panicked; see the daemon's log" {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestABlockedEventFuncHoldsUpItsOwnTaskAlone(t *testing.T) {
+	h, _ := start(t)
+	const n = 10 * executor.EventWindow
+	release, blocked := make(chan struct{}), make(chan struct{})
+	var got []string
+	var slow sync.WaitGroup
+	slow.Go(func() {
+		ctx := executor.WithEvents(t.Context(), func(e executor.TaskEvent) {
+			if got = append(got, string(e.Data)); len(got) == 1 {
+				close(blocked)
+				<-release
+			}
+		})
+		if _, err := h.Execute(ctx, &executor.TaskSpec{Script: strconv.Itoa(n)}); err != nil {
+			t.Errorf("the slow one's task: %v", err)
+		}
+		for i, s := range got {
+			if s != strconv.Itoa(i) {
+				t.Fatalf("event %d is %q", i, s)
+			}
+		}
+		if len(got) != n {
+			t.Errorf("%d events; want %d", len(got), n)
+		}
+	})
+	<-blocked
+	for range 3 {
+		events := 0
+		ctx := executor.WithEvents(t.Context(), func(executor.TaskEvent) { events++ })
+		if _, err := h.Execute(ctx, &executor.TaskSpec{Script: strconv.Itoa(n)}); err != nil || events != n {
+			t.Errorf("another task: %d events, %v; want %d", events, err, n)
+		}
+		if err := h.Ping(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	close(release)
+	slow.Wait()
+}
+
+func TestEventsComeThoughTheExecutorIsGone(t *testing.T) {
+	testutil.CheckLeaks(t)
+	tx, rx := make(chan executor.Request), make(chan executor.Response)
+	h := executor.NewHandle(tx, rx)
+	go func() {
+		r := <-tx
+		for range executor.EventWindow {
+			rx <- executor.Response{ID: r.ID, Body: executor.TaskEvent{Kind: executor.EventStdout}}
+		}
+		close(rx)
+	}()
+	n := 0
+	ctx := executor.WithEvents(t.Context(), func(executor.TaskEvent) { n++ })
+	if _, err := h.Execute(ctx, &executor.TaskSpec{Script: "x"}); executor.KindOf(err) != executor.Unavailable || n != executor.EventWindow {
+		t.Errorf("%d events, %v; want %d, and that it is gone", n, err, executor.EventWindow)
 	}
 }
 

@@ -5,8 +5,8 @@ import "context"
 // Request is a message from host to executor. ID matches it with its answer.
 type Request struct {
 	ID uint64
-	// Body is one of ExecuteTask, CancelTask, GetStatus, Ping, GetCapabilities,
-	// Shutdown, Drain.
+	// Body is one of ExecuteTask, EventsTaken, CancelTask, GetStatus, Ping,
+	// GetCapabilities, Shutdown, Drain.
 	Body RequestBody
 	// Caller is on whose behalf the request comes. A transport that crosses
 	// a trust boundary sets it and never takes it from the far end; nil is the process itself.
@@ -23,6 +23,9 @@ type (
 		// Events asks for TaskEvents.
 		Events bool
 	}
+	// EventsTaken says that the caller has done with Events more of the events of the
+	// task that ExecuteTask with this Request's ID began, so that as many may follow.
+	EventsTaken struct{ Events int64 }
 	// CancelTask asks to end the task that ExecuteTask with this Request's ID began.
 	CancelTask struct{}
 	// GetStatus asks for Status.
@@ -48,6 +51,7 @@ type (
 )
 
 func (ExecuteTask) request()     {}
+func (EventsTaken) request()     {}
 func (CancelTask) request()      {}
 func (GetStatus) request()       {}
 func (Ping) request()            {}

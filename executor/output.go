@@ -104,6 +104,27 @@ func (o *TaskOutput) Success() bool {
 	return o.Cause == CauseExited && o.ExitCode == 0 && len(o.MissingOutputs) == 0
 }
 
+// size is about what o takes in memory.
+func (o *TaskOutput) size() int {
+	if o == nil {
+		return 0
+	}
+	const frame = 64
+	n := 16*frame + len(o.Stdout.Inline) + len(o.Stderr.Inline) + len(o.Evidence)
+	for _, f := range o.OutputFiles {
+		n += len(f.Path) + len(f.Digest.Hash) + len(f.Target) + 2*frame
+	}
+	for _, list := range [][]string{o.UndeclaredWrites, o.MissingOutputs, o.Applied.Sandbox} {
+		for _, s := range list {
+			n += len(s) + frame
+		}
+	}
+	for k, v := range o.Applied.Limits {
+		n += len(k) + len(v) + frame
+	}
+	return n
+}
+
 // FileKind tells the kinds of output entries apart.
 type FileKind string
 

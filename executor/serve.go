@@ -17,24 +17,32 @@ const maxInFlight = 4096
 // what a client can make the executor hold.
 const maxInFlightBytes = 4 * MaxSpecBytes
 
-// lastWords is how long an event of a task that is to end may wait for its reader:
-// without a bound, who does not read could keep the task's place for ever.
+// maxHeldBytes bounds the results of one connection that await their reader, but for
+// one, which may be larger.
+const maxHeldBytes = 16 << 20
+
+// lastWords is how long an event of a task that is to end, or a result too many, may
+// wait for its reader: without a bound, who does not read could keep the task's place
+// or fill the memory.
 const lastWords = 2 * time.Second
 
 // Serve answers the requests of in on out by e, as the package doc says, until
 // in is closed, ctx ends, or a Shutdown or Drain is done. The first two are a lost
 // connection: its tasks are canceled and waited for, and answers are dropped.
 // It closes neither channel, and e only upon Shutdown, whose answer is the last:
-// what was still unread in in then is answered by the end of the connection. A slow
-// reader of out holds up the tasks whose events it does not take, until their time
-// is over or they are canceled: then events are dropped from the first on that it
-// does not take within lastWords. It does not hold up the reading of in; unless it uses an id again whose answer it has not taken, or leaves
-// thousands of refusals untaken: then reading waits for it.
+// what was still unread in in then is answered by the end of the connection.
+//
+// A slow reader of out holds up the tasks whose events it does not take, until their
+// time is over or they are canceled: then events are dropped from the first on that
+// it does not take within lastWords. Of results that it does not take, those too many
+// are replaced by an Unavailable error. The reading of in goes on; unless the far end
+// uses an id again whose answer it has not taken, or leaves thousands of refusals
+// untaken: then reading waits for it.
 func Serve(ctx context.Context, e Executor, in <-chan Request, out chan<- Response) {
 	ctx, lose := context.WithCancel(ctx)
 	c := &conn{
 		e: e, ctx: ctx, lose: lose, out: out, done: make(chan struct{}),
-		pending: map[uint64]*flight{}, refusals: make(chan struct{}, maxInFlight),
+		pending: map[uint64]*flight{}, freed: make(chan struct{}), refusals: make(chan struct{}, maxInFlight),
 	}
 	if c.read(in) {
 		late := time.AfterFunc(lastWords, lose)
@@ -65,13 +73,16 @@ type conn struct {
 
 	mu      sync.Mutex
 	pending map[uint64]*flight
-	bytes   int // of the specs in pending
+	bytes   int           // of the specs in pending
+	held    int           // bytes of results
+	freed   chan struct{} // closed, and made anew, when held gets less
 }
 
 // flight is a request from its coming to the sending of its answer.
 type flight struct {
 	cancel   context.CancelFunc // nil but for tasks
 	bytes    int
+	window   chan struct{} // holds one for each event on its way; nil if none was asked for
 	answered bool          // the answer is made, so the far end may have it
 	sent     chan struct{} // closed when it is sent or dropped
 }
@@ -95,6 +106,9 @@ func (c *conn) read(in <-chan Request) bool {
 
 func (c *conn) take(r Request) {
 	switch b := r.Body.(type) {
+	case EventsTaken:
+		c.taken(r.ID, b.Events)
+		return
 	case CancelTask:
 		c.cancel(r.ID)
 		return
@@ -118,7 +132,7 @@ func (c *conn) take(r Request) {
 		c.closing = true
 		c.all.Go(func() {
 			defer cancel()
-			c.last = &Response{ID: r.ID, Body: c.answer(ctx, r)}
+			c.last = &Response{ID: r.ID, Body: c.answer(ctx, r, f)}
 			close(c.done)
 		})
 		return
@@ -128,7 +142,7 @@ func (c *conn) take(r Request) {
 	}
 	c.start(func() {
 		defer cancel()
-		body := c.answer(ctx, r)
+		body := c.answer(ctx, r, f)
 		if _, ok := r.Body.(ExecuteTask); ok {
 			c.running.Done()
 		}
@@ -145,6 +159,23 @@ func (c *conn) cancel(id uint64) {
 	}
 }
 
+// taken makes room for n more events of the task id.
+func (c *conn) taken(id uint64, n int64) {
+	c.mu.Lock()
+	f := c.pending[id]
+	c.mu.Unlock()
+	if f == nil {
+		return
+	}
+	for range min(n, EventWindow) {
+		select {
+		case <-f.window:
+		default: // more than were sent
+			return
+		}
+	}
+}
+
 // awaitSent waits while an answer to id is being sent: the far end, which may use
 // the id again once it has the answer, can be faster than we are to note that it was sent.
 func (c *conn) awaitSent(id uint64) {
@@ -158,6 +189,13 @@ func (c *conn) awaitSent(id uint64) {
 }
 
 func (c *conn) finish(r Request, f *flight, body ResponseBody) {
+	held := 0
+	if t, ok := body.(TaskResult); ok {
+		if held = t.Output.size(); !c.hold(held) {
+			held = 0
+			body = Errorf(Unavailable, "%d bytes of results on this connection wait to be read; read them, and run the task again", maxHeldBytes)
+		}
+	}
 	c.mu.Lock()
 	f.answered = true
 	c.mu.Unlock()
@@ -165,10 +203,40 @@ func (c *conn) finish(r Request, f *flight, body ResponseBody) {
 	c.mu.Lock()
 	delete(c.pending, r.ID)
 	c.bytes -= f.bytes
+	if held > 0 {
+		c.held -= held
+		close(c.freed)
+		c.freed = make(chan struct{})
+	}
 	c.mu.Unlock()
 	close(f.sent)
 	if _, ok := r.Body.(ExecuteTask); ok {
 		c.tasks.Done()
+	}
+}
+
+// hold waits until a result of n bytes may be held, and reports false if it may not.
+func (c *conn) hold(n int) bool {
+	late := time.NewTimer(lastWords)
+	defer late.Stop()
+	for {
+		c.mu.Lock()
+		free := c.held == 0 || c.held+n <= maxHeldBytes
+		if free {
+			c.held += n
+		}
+		freed := c.freed
+		c.mu.Unlock()
+		if free {
+			return true
+		}
+		select {
+		case <-freed:
+		case <-late.C:
+			return false
+		case <-c.ctx.Done(): // nobody gets it
+			return false
+		}
 	}
 }
 
@@ -191,6 +259,9 @@ func (c *conn) admit(r Request, cancel context.CancelFunc) (*flight, *Error) {
 		f.cancel, f.bytes = cancel, b.Spec.size()
 		if f.bytes > MaxSpecBytes {
 			return nil, AsError(b.Spec.Validate())
+		}
+		if b.Events {
+			f.window = make(chan struct{}, EventWindow)
 		}
 	case Shutdown:
 		if c.closing {
@@ -241,7 +312,7 @@ func (c *conn) send(r Response) {
 	}
 }
 
-func (c *conn) answer(ctx context.Context, r Request) (body ResponseBody) {
+func (c *conn) answer(ctx context.Context, r Request, f *flight) (body ResponseBody) {
 	defer func() {
 		if p := recover(); p != nil {
 			body = Errorf(Internal, "executor panicked; see the daemon's log%w", &PanicError{Value: p, Stack: debug.Stack()})
@@ -254,7 +325,7 @@ func (c *conn) answer(ctx context.Context, r Request) (body ResponseBody) {
 			return AsError(err)
 		}
 		if b.Events {
-			t := newTeller(ctx, c, r)
+			t := newTeller(ctx, c, r.ID, b.Spec, f.window)
 			defer t.stop()
 			ctx = WithEvents(ctx, t.tell)
 		}
@@ -291,16 +362,17 @@ type teller struct {
 	*conn
 	id      uint64
 	timeout time.Duration
+	window  chan<- struct{}
 	over    context.Context // ends when the task is canceled or its time is over
 	end     context.CancelFunc
 	timer   *time.Timer // from the start of the task on
 	mute    bool
 }
 
-func newTeller(ctx context.Context, c *conn, r Request) *teller {
-	t := &teller{conn: c, id: r.ID, timeout: DefaultTimeout}
-	if e, ok := r.Body.(ExecuteTask); ok && e.Spec.Timeout > 0 {
-		t.timeout = e.Spec.Timeout
+func newTeller(ctx context.Context, c *conn, id uint64, spec *TaskSpec, window chan<- struct{}) *teller {
+	t := &teller{conn: c, id: id, timeout: spec.Timeout, window: window}
+	if t.timeout == 0 {
+		t.timeout = DefaultTimeout
 	}
 	t.over, t.end = context.WithCancel(ctx)
 	return t
@@ -321,29 +393,35 @@ func (t *teller) tell(ev TaskEvent) {
 	data := bytes.Clone(ev.Data) // it is the executor's once this returns
 	for !t.mute {
 		n := min(len(data), MaxEventBytes)
-		t.piece(Response{ID: t.id, Body: TaskEvent{Kind: ev.Kind, Data: data[:n:n]}})
+		if push(t, t.window, struct{}{}) {
+			push(t, t.out, Response{ID: t.id, Body: TaskEvent{Kind: ev.Kind, Data: data[:n:n]}})
+		}
 		if data = data[n:]; len(data) == 0 {
 			return
 		}
 	}
 }
 
-func (t *teller) piece(r Response) {
+// push sends v, and reports whether it could.
+func push[T any](t *teller, to chan<- T, v T) bool {
 	select {
-	case t.out <- r:
-		return
+	case to <- v:
+		return true
 	case <-t.conn.ctx.Done():
-		return
+		t.mute = true
+		return false
 	case <-t.over.Done():
 	}
 	last := time.NewTimer(lastWords)
 	defer last.Stop()
 	select {
-	case t.out <- r:
+	case to <- v:
+		return true
 	case <-t.conn.ctx.Done():
 	case <-last.C:
-		t.mute = true
 	}
+	t.mute = true
+	return false
 }
 
 func (c *conn) drain(d Drain) {

@@ -187,6 +187,7 @@ func TestACanceledTasksEventsAreReadToTheEnd(t *testing.T) {
 			if ev, ok := (<-rx).Body.(TaskEvent); !ok || int(ev.Data[0]) != i {
 				t.Fatalf("event %d is missing", i)
 			}
+			tx <- Request{ID: 1, Body: EventsTaken{Events: 1}}
 		}
 		if _, ok := (<-rx).Body.(TaskResult); !ok {
 			t.Error("no result")
@@ -204,4 +205,70 @@ func (lastWord) Execute(ctx context.Context, _ *TaskSpec) (*TaskOutput, error) {
 		EventsFrom(ctx)(TaskEvent{Kind: EventStdout, Data: []byte{byte(i)}})
 	}
 	return &TaskOutput{Cause: CauseCanceled}, nil
+}
+
+// full makes the largest output that has no files.
+type full struct{ blocker }
+
+func (full) Execute(_ context.Context, s *TaskSpec) (*TaskOutput, error) {
+	o := &TaskOutput{Stdout: Stream{Inline: make([]byte, InlineBytes)}, Stderr: Stream{Inline: make([]byte, InlineBytes)}}
+	if s.Script == "list" {
+		o.UndeclaredWrites = []string{string(make([]byte, 2*maxHeldBytes))}
+	}
+	return o, nil
+}
+
+func TestResultsThatNobodyReadsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tx, rx := Start(t.Context(), full{}, 0)
+		const n = maxInFlight
+		for id := range uint64(n) {
+			tx <- Request{ID: id + 1, Body: ExecuteTask{Spec: &TaskSpec{Script: "x"}}}
+		}
+		time.Sleep(2 * lastWords)
+		synctest.Wait()
+		seen, held := map[uint64]bool{}, 0
+		for range n {
+			r := <-rx
+			if seen[r.ID] {
+				t.Fatalf("%d was answered twice", r.ID)
+			}
+			seen[r.ID] = true
+			switch b := r.Body.(type) {
+			case TaskResult:
+				held += b.Output.size()
+			case *Error:
+				if b.Kind != Unavailable {
+					t.Fatalf("answered by %v", b)
+				}
+			}
+		}
+		if held > maxHeldBytes || held < maxHeldBytes/2 {
+			t.Errorf("%d bytes of results were held; want at most %d", held, maxHeldBytes)
+		}
+		// What one result takes was given back, and one alone may be as large as it likes.
+		for id := range uint64(2) {
+			tx <- Request{ID: id + 1, Body: ExecuteTask{Spec: &TaskSpec{Script: "list"}}}
+			if _, ok := (<-rx).Body.(TaskResult); !ok {
+				t.Error("a large result did not come")
+			}
+		}
+		close(tx)
+	})
+}
+
+func TestALargeResultWaitsForItsTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tx, rx := Start(t.Context(), full{}, 0)
+		for id := range uint64(3) {
+			tx <- Request{ID: id + 1, Body: ExecuteTask{Spec: &TaskSpec{Script: "list"}}}
+		}
+		for range 3 {
+			synctest.Wait()
+			if r := <-rx; r.Body.(TaskResult).Output == nil {
+				t.Error("a large result did not come")
+			}
+		}
+		close(tx)
+	})
 }

@@ -36,7 +36,8 @@ func Dial(ctx context.Context, socket string) (*Client, error) {
 	if err != nil {
 		return nil, dialError(socket, err)
 	}
-	cc, err := newConn(n)
+	l := &listened{Conn: n}
+	cc, err := newConn(l)
 	if err != nil {
 		_ = n.Close()
 		return nil, err
@@ -48,7 +49,7 @@ func Dial(ctx context.Context, socket string) (*Client, error) {
 	if err != nil {
 		end()
 		_ = cc.Close()
-		return nil, fromStatus(err)
+		return nil, l.explain(fromStatus(err))
 	}
 	c.start(session, stream)
 	// The first answer shows that the daemon serves this caller.
@@ -58,9 +59,32 @@ func Dial(ctx context.Context, socket string) (*Client, error) {
 	}
 	if err != nil {
 		_ = c.Close(context.WithoutCancel(ctx))
-		return nil, err
+		return nil, l.explain(err)
 	}
 	return c, nil
+}
+
+// listened knows whether the far end has said anything.
+type listened struct {
+	net.Conn
+	heard atomic.Bool
+}
+
+// explain says what it means that the far end has said nothing.
+func (l *listened) explain(err error) error {
+	if l.heard.Load() || executor.KindOf(err) != executor.Unavailable {
+		return err
+	}
+	return executor.Errorf(executor.Unavailable, "the daemon hung up (%w); it has too many connections or is stopping: try again later", err)
+}
+
+// Read implements net.Conn.
+func (l *listened) Read(b []byte) (int, error) {
+	n, err := l.Conn.Read(b)
+	if n > 0 {
+		l.heard.Store(true)
+	}
+	return n, err
 }
 
 func dialError(socket string, err error) error {
@@ -146,15 +170,18 @@ func receiveAnswers(ctx context.Context, stream pb.Executor_SessionClient, rx ch
 			if o := parts[m.GetId()]; o != nil {
 				proto.Merge(o, b.TaskResult)
 				b.TaskResult = o
-				delete(parts, m.GetId())
 			}
 		}
-		rx <- fromResponse(m)
+		r := fromResponse(m)
+		if _, more := r.Body.(executor.TaskEvent); !more {
+			delete(parts, r.ID)
+		}
+		rx <- r
 	}
 }
 
 // Close closes the connection, which cancels the tasks that it still has; the daemon
-// goes on (see Shutdown). It waits for an EventFunc that is being called, until ctx ends.
+// goes on (see Shutdown). It does not wait for an EventFunc; Execute does.
 func (c *Client) Close(ctx context.Context) error {
 	c.end()
 	select {
@@ -165,7 +192,8 @@ func (c *Client) Close(ctx context.Context) error {
 	}
 }
 
-// ReadBlob writes the blob d to w as it comes. An error means that w got part of it or,
+// ReadBlob writes the blob d to w as it comes. A few blobs are read at a time; further
+// calls wait for them. An error means that w got part of it or,
 // where size or hash turned out wrong at the end, something else.
 func (c *Client) ReadBlob(ctx context.Context, d executor.Digest, w io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)

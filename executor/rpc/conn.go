@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc/credentials"
 
@@ -17,6 +18,7 @@ type conn struct {
 	net.Conn
 	caller  executor.Caller
 	refused error // why none of its calls is served
+	turned  bool  // refused because there are too many, and counted apart
 	session atomic.Bool
 	once    sync.Once
 	conns   *connections
@@ -32,19 +34,43 @@ func (c *conn) Close() error {
 type connections struct {
 	mu      sync.Mutex
 	all     map[*conn]bool
-	perUser map[uint32]int
+	perUser map[uint32]int // without those that are turned away
+	turned  int
 }
 
-// take counts c, unless there are too many.
+// take counts c. One too many is taken to be told why, unless of these too there are
+// too many: then take reports false.
 func (cs *connections) take(c *conn) bool {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	if len(cs.all) >= maxConns || cs.perUser[c.caller.UID] >= maxConnsPerUser {
+	full := cs.full(c.caller.UID)
+	switch {
+	case full == nil:
+		cs.perUser[c.caller.UID]++
+	case cs.turned == maxTurnedAway:
 		return false
+	default:
+		c.refused, c.turned = full, true
+		cs.turned++
 	}
 	cs.all[c] = true
-	cs.perUser[c.caller.UID]++
 	return true
+}
+
+// full says why user gets no further connection, if so.
+func (cs *connections) full(user uint32) error {
+	room := maxConns
+	if user != 0 {
+		room -= reservedConns
+	}
+	switch n := len(cs.all) - cs.turned; {
+	case cs.perUser[user] >= maxConnsPerUser:
+		return executor.Errorf(executor.Unavailable,
+			"user %d has %d connections, and gets no more; close some, or send several tasks over one", user, cs.perUser[user])
+	case n >= room:
+		return executor.Errorf(executor.Unavailable, "the daemon has %d connections, and takes no more; try again later", n)
+	}
+	return nil
 }
 
 func (cs *connections) drop(c *conn) {
@@ -54,6 +80,10 @@ func (cs *connections) drop(c *conn) {
 		return
 	}
 	delete(cs.all, c)
+	if c.turned {
+		cs.turned--
+		return
+	}
 	if cs.perUser[c.caller.UID]--; cs.perUser[c.caller.UID] == 0 {
 		delete(cs.perUser, c.caller.UID)
 	}
@@ -72,8 +102,8 @@ func (cs *connections) close() {
 	}
 }
 
-// listener gives connections with their callers. One too many is closed at once,
-// so that it costs nothing and its client sees it.
+// listener gives connections with their callers. What is beyond all bounds is closed
+// at once, so that it costs nothing and its client sees it.
 type listener struct {
 	net.Listener
 	conns *connections
@@ -87,14 +117,22 @@ func (l *listener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		c := &conn{Conn: n, conns: l.conns}
-		if c.caller, c.refused = callerOf(n); c.refused == nil && c.caller.UID == overflowID {
+		c.caller, c.refused = callerOf(n)
+		switch {
+		case c.refused != nil:
+			c.caller.UID = overflowID // which is nobody's account
+		case c.caller.UID == overflowID:
 			c.refused = executor.Errorf(executor.Denied,
 				"your user has no id here (it shows as %d); call from outside your user namespace", overflowID)
 		}
-		if l.conns.take(c) {
-			return c, nil
+		if !l.conns.take(c) {
+			_ = n.Close()
+			continue
 		}
-		_ = n.Close()
+		if c.turned {
+			time.AfterFunc(turnAwayTime, func() { _ = c.Close() })
+		}
+		return c, nil
 	}
 }
 

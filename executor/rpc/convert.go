@@ -43,6 +43,8 @@ func fromRequest(m *pb.Request) executor.Request {
 	switch b := m.GetBody().(type) {
 	case *pb.Request_ExecuteTask:
 		r.Body = executor.ExecuteTask{Spec: fromSpec(b.ExecuteTask.GetSpec()), Events: b.ExecuteTask.GetEvents()}
+	case *pb.Request_EventsTaken:
+		r.Body = executor.EventsTaken{Events: b.EventsTaken.GetEvents()}
 	case *pb.Request_CancelTask:
 		r.Body = executor.CancelTask{}
 	case *pb.Request_GetStatus:
@@ -63,6 +65,8 @@ func toRequest(r executor.Request) *pb.Request {
 	switch b := r.Body.(type) {
 	case executor.ExecuteTask:
 		m.Body = &pb.Request_ExecuteTask{ExecuteTask: &pb.ExecuteTask{Spec: toSpec(b.Spec), Events: b.Events}}
+	case executor.EventsTaken:
+		m.Body = &pb.Request_EventsTaken{EventsTaken: &pb.EventsTaken{Events: b.Events}}
 	case executor.CancelTask:
 		m.Body = &pb.Request_CancelTask{CancelTask: &pb.CancelTask{}}
 	case executor.GetStatus:

@@ -218,7 +218,7 @@ func rawFrames(t *testing.T, socket string) (net.Conn, *http2.Framer) {
 	if err := f.WriteSettings(); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndHeaders: true, BlockFragment: sessionHeaders()}); err != nil {
+	if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndHeaders: true, BlockFragment: headers(pb.Executor_Session_FullMethodName)}); err != nil {
 		t.Fatal(err)
 	}
 	return n, f
@@ -329,8 +329,35 @@ func TestRequestsWithoutSense(t *testing.T) {
 	if a := s.recv(); a.GetId() != 8 {
 		t.Errorf("deep unknown groups: %v", a)
 	}
-	s.ping(9)
+	s.send(talk(9))
+	for _, n := range []int64{math.MinInt64, -1, math.MaxInt64, math.MaxInt64} {
+		for _, id := range []uint64{0, 9, 10, math.MaxUint64} {
+			s.send(&pb.Request{Id: id, Body: &pb.Request_EventsTaken{EventsTaken: &pb.EventsTaken{Events: n}}})
+		}
+	}
+	if a := s.recv(); a.GetId() != 9 || a.GetTaskEvent() == nil && a.GetTaskResult() == nil {
+		t.Errorf("a task whose events are not counted as they came: %v", a)
+	}
 	healthy(t, socket)
+}
+
+// TestEventsThatAreNotReportedStop: a client that reads, and does not say so, is sent no more.
+func TestEventsThatAreNotReportedStop(t *testing.T) {
+	testutil.CheckLeaks(t)
+	_, socket := serve(t, rpc.ServerConfig{Executor: &talker{}})
+	s := open(t, socket)
+	s.send(talk(1))
+	for range executor.EventWindow {
+		if m := s.recv(); m.GetTaskEvent() == nil {
+			t.Fatalf("got %v; want an event", m)
+		}
+	}
+	s.ping(2) // and no event between
+	s.send(&pb.Request{Id: 1, Body: &pb.Request_EventsTaken{EventsTaken: &pb.EventsTaken{Events: 1}}})
+	if m := s.recv(); m.GetTaskEvent() == nil {
+		t.Fatalf("got %v; want one event more", m)
+	}
+	s.ping(3)
 }
 
 // hostileValues are what a field may not hold, by its type.

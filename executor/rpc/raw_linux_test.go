@@ -12,12 +12,12 @@ import (
 	pb "github.com/sandboxd/sandboxd/executor/executorpb"
 )
 
-// sessionHeaders are those of a call of Session, as HPACK.
-func sessionHeaders() []byte {
+// headers are those of a call of method, as HPACK.
+func headers(method string) []byte {
 	var b bytes.Buffer
 	e := hpack.NewEncoder(&b)
 	for _, h := range [][2]string{
-		{":method", "POST"}, {":scheme", "http"}, {":path", pb.Executor_Session_FullMethodName},
+		{":method", "POST"}, {":scheme", "http"}, {":path", method},
 		{":authority", "localhost"}, {"content-type", "application/grpc"}, {"te", "trailers"},
 	} {
 		_ = e.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]})

@@ -42,8 +42,14 @@ type ServerConfig struct {
 const (
 	maxConns        = 512
 	maxConnsPerUser = 64
+	// reservedConns of maxConns are for root, who must be able to look and to stop it.
+	reservedConns = maxConnsPerUser
+	// maxTurnedAway connections beyond these are told so; they stay for turnAwayTime.
+	maxTurnedAway = 16
+	turnAwayTime  = time.Second
 	// maxStreams is for each connection: one Session, and blobs that are being read.
-	maxStreams = 32
+	// Each can hold a message that is still coming, of maxMessage.
+	maxStreams = 8
 	// pieceBytes is the size of a message of ReadBlob.
 	pieceBytes = 128 << 10
 	// handshakeTime is how long a new connection may say nothing.
@@ -74,7 +80,7 @@ func NewServer(c ServerConfig) *Server {
 	s := &Server{config: c, health: health.NewServer(), stopping: make(chan struct{}), stopped: make(chan struct{})}
 	s.conns = connections{perUser: map[uint32]int{}, all: map[*conn]bool{}}
 	s.grpc = grpc.NewServer(
-		grpc.Creds(peerCredentials{}),
+		grpc.Creds(peerCredentials{}), grpc.ForceServerCodecV2(newCodec()),
 		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 			if _, err := connOf(ctx); err != nil {
 				return nil, toStatus(err)

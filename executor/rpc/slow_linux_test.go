@@ -19,19 +19,19 @@ import (
 	"github.com/sandboxd/sandboxd/internal/testutil"
 )
 
-// heap is what this process holds, the server and its clients together.
+// heap is what this process holds, stacks too, the server and its clients together.
 func heap() uint64 {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return m.HeapAlloc
+	return m.HeapAlloc + m.StackInuse
 }
 
 // grown fails the test if more than most bytes came to what was held before.
 func grown(t *testing.T, before, most uint64) {
 	t.Helper()
 	if now := heap(); now > before+most {
-		t.Errorf("the heap grew by %d KiB; want at most %d", (now-before)>>10, most>>10)
+		t.Errorf("memory grew by %d KiB; want at most %d", (now-before)>>10, most>>10)
 	}
 }
 
@@ -134,6 +134,35 @@ func await(t *testing.T, what string, ok func() bool) {
 	}
 }
 
+// TestRequestsWhoseAnswersAreNotReadAreBounded: the server stops reading in the end.
+func TestRequestsWhoseAnswersAreNotReadAreBounded(t *testing.T) {
+	testutil.CheckLeaks(t)
+	_, socket := fake(t)
+	before := heap()
+	s := open(t, socket)
+	var sent atomic.Int64
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for id := uint64(1); ; id++ {
+			if s.Send(&pb.Request{Id: id, Body: &pb.Request_Ping{}}) != nil {
+				return
+			}
+			sent.Add(1)
+		}
+	}()
+	await(t, "no requests are taken", func() bool { return sent.Load() > 20_000 })
+	for range 20 {
+		healthy(t, socket)
+	}
+	t.Logf("%d requests sent", sent.Load())
+	grown(t, before, 128<<20)
+	if err := s.cc.Close(); err != nil {
+		t.Error(err)
+	}
+	within(t, "the flood does not end", done)
+}
+
 // zeros is a store whose blobs never end.
 type zeros struct{ opened, closed atomic.Int64 }
 
@@ -182,7 +211,7 @@ func TestWhoDoesNotReadKeepsNoPlace(t *testing.T) {
 	for id := range uint64(c.MaxParallel) {
 		m := task(id+1, script("cat /dev/zero"))
 		m.GetExecuteTask().Events = true
-		m.GetExecuteTask().GetSpec().TimeoutNs = int64(300 * time.Millisecond)
+		m.GetExecuteTask().GetSpec().TimeoutNs = int64(2 * time.Second)
 		s.send(m)
 	}
 	await(t, "the tasks do not start", func() bool {
@@ -190,4 +219,39 @@ func TestWhoDoesNotReadKeepsNoPlace(t *testing.T) {
 		return err == nil && st.Active == int64(c.MaxParallel)
 	})
 	healthy(t, socket)
+}
+
+// TestASlowReaderOfOneTaskHoldsUpNoOther: of the same client, over the same stream.
+func TestASlowReaderOfOneTaskHoldsUpNoOther(t *testing.T) {
+	testutil.CheckLeaks(t)
+	_, socket := fake(t)
+	c := dial(t, socket)
+	const size = 20_000_000
+	blocked, release := make(chan struct{}), make(chan struct{})
+	got := 0
+	ctx := executor.WithEvents(t.Context(), func(e executor.TaskEvent) {
+		if e.Kind == executor.EventStdout && got == 0 {
+			close(blocked)
+			<-release
+		}
+		got += len(e.Data)
+	})
+	result := make(chan ended, 1)
+	go func() {
+		out, err := c.Execute(ctx, &executor.TaskSpec{Script: "head -c 20000000 /dev/zero"})
+		result <- ended{"", out, err}
+	}()
+	within(t, "no event", blocked)
+	for range 10 {
+		events := 0
+		ctx := executor.WithEvents(t.Context(), func(e executor.TaskEvent) { events += len(e.Data) })
+		out, err := c.Execute(ctx, &executor.TaskSpec{Script: "head -c 5000000 /dev/zero"})
+		if err != nil || !out.Success() || events != 5_000_000 {
+			t.Fatalf("another task: %d bytes of events, %v", events, err)
+		}
+	}
+	close(release)
+	if r := within(t, "no answer", result); r.err != nil || !r.out.Success() || got != size {
+		t.Errorf("the slow one's task: %d bytes of events, %v; want %d", got, r.err, size)
+	}
 }

@@ -108,6 +108,9 @@ func (m *Manager) chooseParent() (string, error) {
 		return "", fmt.Errorf("limits: %w", err)
 	}
 	own := strings.TrimSpace(strings.TrimPrefix(string(data), "0::"))
+	if up := filepath.Dir(own); filepath.Base(own) == "daemon" && m.wasMoved(up) { // opened before, by us or by what started us
+		own = up
+	}
 	dir := filepath.Join(m.all[0].dir, own)
 	if own == "/" {
 		return "/sandboxd", nil
@@ -127,14 +130,25 @@ func (m *Manager) chooseParent() (string, error) {
 	return own + "/tasks", enable(dir)
 }
 
+func (m *Manager) wasMoved(from string) bool {
+	dir := filepath.Join(m.all[0].dir, from)
+	_, err := os.Stat(dir + "/tasks/cgroup.procs")
+	return err == nil || marked(dir)
+}
+
 func delegated(dir string) bool {
+	return marked(dir) || read(dir+"/cgroup.procs") == strconv.Itoa(os.Getpid())
+}
+
+// marked reports systemd's Delegate=yes.
+func marked(dir string) bool {
 	for _, a := range []string{"user.delegate", "trusted.delegate"} {
 		b := make([]byte, 8)
 		if n, err := unix.Getxattr(dir, a, b); err == nil && string(b[:n]) == "1" {
 			return true
 		}
 	}
-	return read(dir+"/cgroup.procs") == strconv.Itoa(os.Getpid())
+	return false
 }
 
 // enable turns on what the group was given; what it was not given is reported by Missing.

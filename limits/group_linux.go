@@ -59,55 +59,6 @@ func (m *Manager) Create(name string, l Limits) (*Group, error) {
 	return g, nil
 }
 
-func (g *Group) apply(l Limits) error {
-	for k, v := range l.asked() {
-		if !g.m.can[k] {
-			continue
-		}
-		for _, f := range files[k] {
-			s := strconv.FormatInt(v, 10)
-			want := s
-			switch f {
-			case "cpu.max":
-				s += " 100000"
-				want = s
-			case "io.weight":
-				want = "default " + s
-			case "memory.max", "memory.limit_in_bytes":
-				want = strconv.FormatInt(v/int64(os.Getpagesize())*int64(os.Getpagesize()), 10)
-			case "cpu.cfs_quota_us":
-				if err := g.set("cpu.cfs_period_us", "100000", "100000"); err != nil {
-					return err
-				}
-			}
-			if err := g.set(f, s, want); err != nil {
-				return err
-			}
-			if f == "memory.limit_in_bytes" {
-				if err := g.set("memory.memsw.limit_in_bytes", s, want); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	return errors.Join(g.set("memory.swap.max", "0", "0"), g.set("memory.oom.group", "1", "1"))
-}
-
-// set does nothing where the file is absent: which limits that leaves out was decided by Check.
-func (g *Group) set(f, v, want string) error {
-	p := g.file(f)
-	if p == "" {
-		return nil
-	}
-	if err := write(p, v); err != nil {
-		return err
-	}
-	if g.applied[f] = read(p); g.applied[f] != want {
-		return fmt.Errorf("limits: %s is %q after writing %q", f, g.applied[f], v)
-	}
-	return nil
-}
-
 func (g *Group) file(f string) string {
 	for _, h := range g.m.active() {
 		p := h.dir + g.path + "/" + f

@@ -11,7 +11,8 @@ type Config struct {
 	AllowUnenforced bool   // accept limits this machine cannot enforce
 }
 
-// Limits of one group. 0 or -1 is none; for IOWeight (1–1000) 0 and 100 are the kernel's default.
+// Limits of one group. 0 or -1 is none; for IOWeight (1–10000) 0 and 100 are the kernel's default.
+// Memory is without swap, wherever the kernel counts that.
 type Limits struct{ CPUQuotaUS, MemoryBytes, PidsMax, IOWeight int64 } // CPUQuotaUS: µs per period of 100 ms
 
 // UnenforcedError names a limit that was asked for and cannot be enforced here.

@@ -30,6 +30,7 @@ type Manager struct {
 	parent string
 	all    []hierarchy
 	can    map[string]bool
+	weight int64 // the greatest that is enforced
 }
 
 // Open finds the mounted hierarchies and makes the parent group.
@@ -107,6 +108,9 @@ func (m *Manager) chooseParent() (string, error) {
 		return "", fmt.Errorf("limits: %w", err)
 	}
 	own := strings.TrimSpace(strings.TrimPrefix(string(data), "0::"))
+	if up := filepath.Dir(own); filepath.Base(own) == "daemon" && m.wasMoved(up) { // opened before, by us or by what started us
+		own = up
+	}
 	dir := filepath.Join(m.all[0].dir, own)
 	if own == "/" {
 		return "/sandboxd", nil
@@ -126,14 +130,25 @@ func (m *Manager) chooseParent() (string, error) {
 	return own + "/tasks", enable(dir)
 }
 
+func (m *Manager) wasMoved(from string) bool {
+	dir := filepath.Join(m.all[0].dir, from)
+	_, err := os.Stat(dir + "/tasks/cgroup.procs")
+	return err == nil || marked(dir)
+}
+
 func delegated(dir string) bool {
+	return marked(dir) || read(dir+"/cgroup.procs") == strconv.Itoa(os.Getpid())
+}
+
+// marked reports systemd's Delegate=yes.
+func marked(dir string) bool {
 	for _, a := range []string{"user.delegate", "trusted.delegate"} {
 		b := make([]byte, 8)
 		if n, err := unix.Getxattr(dir, a, b); err == nil && string(b[:n]) == "1" {
 			return true
 		}
 	}
-	return read(dir+"/cgroup.procs") == strconv.Itoa(os.Getpid())
+	return false
 }
 
 // enable turns on what the group was given; what it was not given is reported by Missing.
@@ -154,7 +169,7 @@ func makeDirs(h hierarchy, rel string) error {
 		up := dir
 		dir = filepath.Join(dir, part)
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-			return fmt.Errorf("limits: %w", err)
+			return fmt.Errorf("limits: %w: make %s and give it to the daemon's user (systemd: Delegate=yes), or run the daemon as root", err, rel)
 		}
 		if !slices.Contains(h.ctls, "cpuset") {
 			continue
@@ -173,7 +188,7 @@ func makeDirs(h hierarchy, rel string) error {
 // files by limit: v2, then v1.
 var files = map[string][]string{
 	"cpu_quota_us": {"cpu.max", "cpu.cfs_quota_us"}, "memory_bytes": {"memory.max", "memory.limit_in_bytes"},
-	"pids_max": {"pids.max", "pids.max"}, "io_weight": {"io.weight", "blkio.bfq.weight", "blkio.weight"},
+	"pids_max": {"pids.max", "pids.max"}, "io_weight": {"io.weight", "io.bfq.weight", "blkio.bfq.weight"},
 }
 
 var limitNames = []string{"cpu_quota_us", "memory_bytes", "pids_max", "io_weight"}
@@ -194,6 +209,10 @@ func (m *Manager) probe() error {
 	}
 	for limit, fs := range files {
 		m.can[limit] = slices.ContainsFunc(fs, func(f string) bool { return g.file(f) != "" })
+	}
+	m.weight = 10_000
+	if g.file("io.weight") == "" {
+		m.weight = bfqMost
 	}
 	return g.Close()
 }
@@ -238,10 +257,12 @@ func (m *Manager) Check(l Limits) error {
 		v, ok := asked[k]
 		switch {
 		case !ok:
-		case v < 0 || k == "io_weight" && v > 1000 || k == "cpu_quota_us" && v < 1000:
+		case v < 0 || k == "io_weight" && v > 10_000 || k == "cpu_quota_us" && v < 1000:
 			errs = append(errs, fmt.Errorf("limits: %s %d is out of range", k, v))
 		case !m.can[k] && !m.cfg.AllowUnenforced:
 			errs = append(errs, &UnenforcedError{k, remedy(k)})
+		case k == "io_weight" && m.can[k] && v > m.weight && !m.cfg.AllowUnenforced:
+			errs = append(errs, &UnenforcedError{k, fmt.Sprintf("the BFQ scheduler takes %d at most", m.weight)})
 		}
 	}
 	return errors.Join(errs...)

@@ -67,6 +67,8 @@ const MaxListed = 1000
 
 // TaskOutput is what became of a task.
 type TaskOutput struct {
+	// Signature is empty where none was needed, as nothing was looked up or stored:
+	// with CacheOff, and with WorkdirDirect.
 	Signature Signature `json:"signature"`
 	// OutputFiles are the declared outputs, directories expanded, sorted by
 	// path; empty unless the task succeeded.

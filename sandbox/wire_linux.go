@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"encoding/gob"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,7 +14,8 @@ import (
 )
 
 // order is what the first process of a sandbox is told: all of it at once. Files
-// are given as indices into the descriptors that come along.
+// are given as indices into the descriptors that come along. It travels as a gob, since
+// JSON would put U+FFFD where a script or an argument is not UTF-8.
 type order struct {
 	Tree   []node
 	Mounts []mountOrder
@@ -89,7 +91,7 @@ const (
 // sendOrder passes o in a memfd, since a message's size is bounded by socket
 // buffers, and then files.
 func sendOrder(sock *os.File, o *order, files []*os.File) error {
-	body, err := memfd("order", func(w io.Writer) error { return json.NewEncoder(w).Encode(o) })
+	body, err := memfd("order", func(w io.Writer) error { return gob.NewEncoder(w).Encode(o) })
 	if err != nil {
 		return err
 	}
@@ -126,7 +128,7 @@ func receiveOrder(sock *os.File) (*order, []*os.File, error) {
 		if _, err := files[0].Seek(0, io.SeekStart); err != nil {
 			return nil, nil, fmt.Errorf("order: %w", err)
 		}
-		if err := json.NewDecoder(files[0]).Decode(&o); err != nil {
+		if err := gob.NewDecoder(files[0]).Decode(&o); err != nil {
 			return nil, nil, fmt.Errorf("order: %w", err)
 		}
 		files[0].Close()

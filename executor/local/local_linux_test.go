@@ -52,7 +52,7 @@ func openExecutor(t *testing.T) *Executor {
 	t.Cleanup(func() { must(t, store.Close()) })
 	e, err := New(Config{
 		StateDir: filepath.Join(dir, "state"), Cache: store, MaxParallel: 4, RangesDir: filepath.Join(dir, "ids"),
-		CgroupParent: testutil.CgroupParent(),
+		CgroupParent: testutil.CgroupParent(), Version: "test",
 	})
 	must(t, err)
 	t.Cleanup(func() { must(t, e.Close(context.Background())) })

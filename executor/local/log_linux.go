@@ -36,7 +36,7 @@ type stream struct {
 }
 
 // openLogs makes the pipes. The writing ends are for the sandbox; closeWriters
-// closes ours.
+// closes ours. Then comes either begin, and at last finish, or abandon.
 func openLogs(c *cache.Cache, limit int64, event executor.EventFunc, full func()) (*logs, error) {
 	l := &logs{cache: c, limit: limit, event: event, full: sync.OnceFunc(full)}
 	l.out.kind, l.err.kind = executor.EventStdout, executor.EventStderr
@@ -47,11 +47,17 @@ func openLogs(c *cache.Cache, limit int64, event executor.EventFunc, full func()
 	if l.err.r, l.errW, err = os.Pipe(); err != nil {
 		return nil, errors.Join(err, l.out.r.Close(), l.outW.Close())
 	}
+	return l, nil
+}
+
+// begin starts reading, and telling.
+func (l *logs) begin() {
 	for _, s := range []*stream{&l.out, &l.err} {
 		l.done.Go(func() { l.read(s) })
 	}
-	return l, nil
 }
+
+func (l *logs) abandon() error { return errors.Join(l.out.r.Close(), l.err.r.Close()) }
 
 func (l *logs) closeWriters() error { return errors.Join(l.outW.Close(), l.errW.Close()) }
 

@@ -76,11 +76,11 @@ func (t *task) execute(ctx context.Context) (out *executor.TaskOutput, err error
 		defer func() { err = errors.Join(err, t.root.Close()) }()
 	}
 	t.tell(executor.EventQueued)
-	if t.signature, err = t.sign(ctx, t.spec, t.paths, t.root.Identity()); err != nil {
-		return nil, err
-	}
 	if t.spec.Cache == executor.CacheOff || t.spec.WorkdirMode == executor.WorkdirDirect {
 		return t.run(ctx, false)
+	}
+	if t.signature, err = t.sign(ctx, t.spec, t.paths, t.root.Identity()); err != nil {
+		return nil, err
 	}
 	done, err := t.flight.wait(ctx, t.namespace()+t.signature.String())
 	if err != nil {
@@ -163,7 +163,9 @@ func (t *task) run(ctx context.Context, store bool) (*executor.TaskOutput, error
 	if err != nil {
 		return nil, err
 	}
-	out.Signature = executor.Signature(t.signature.String())
+	if store {
+		out.Signature = executor.Signature(t.signature.String())
+	}
 	if store && out.Success() {
 		if err := t.store(ctx, out); err != nil {
 			// The task is done, and its caller has all that it asked for.
@@ -190,16 +192,17 @@ func (t *task) inSandbox(ctx context.Context) (out *executor.TaskOutput, err err
 		if box != nil {
 			err = errors.Join(err, box.Close())
 		}
-		_, _, err2 := l.finish()
-		return nil, errors.Join(err, err2)
+		return nil, errors.Join(err, l.abandon())
 	}
 	defer func() {
 		if e := box.Close(); e != nil {
 			out, err = nil, errors.Join(err, e)
 		}
 	}()
-	t.tell(executor.EventStarted)
-	exit, err := stops.watch(ctx, box)
+	exit, err := stops.watch(ctx, box, func() {
+		t.tell(executor.EventStarted)
+		l.begin()
+	})
 	stdout, stderr, err2 := l.finish()
 	if err = errors.Join(err, err2); err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -63,6 +64,9 @@ func (o *opened) close() error {
 
 // sign is the digest of the Action that spec is.
 func (e *Executor) sign(ctx context.Context, spec *executor.TaskSpec, o *opened, root string) (cache.Digest, error) {
+	if err := signable(spec); err != nil {
+		return cache.Digest{}, err
+	}
 	nodes := map[string]cache.Node{}
 	opt := cache.TreeOptions{Exclude: spec.Outputs, Reader: o.caller.UID}
 	if o.caller.UID != 0 {
@@ -108,6 +112,27 @@ func (e *Executor) sign(ctx context.Context, spec *executor.TaskSpec, o *opened,
 	return d, nil
 }
 
+// signable refuses bytes that the text fields of an Action cannot hold.
+func signable(spec *executor.TaskSpec) error {
+	const remedy = "put such bytes into a file, or run without the cache"
+	for i, a := range spec.Argv {
+		if !utf8.ValidString(a) {
+			return executor.FieldErrorf("argv", "argument %d is not UTF-8, which a signature must be; %s", i, remedy)
+		}
+	}
+	for k, v := range spec.Env {
+		if !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return executor.FieldErrorf("env", "%.80q is not UTF-8, which a signature must be; %s", k, remedy)
+		}
+	}
+	for _, o := range spec.Outputs {
+		if !utf8.ValidString(o) {
+			return executor.FieldErrorf("outputs", "%.80q is not UTF-8, which a signature must be; %s", o, remedy)
+		}
+	}
+	return nil
+}
+
 func (e *Executor) signInput(ctx context.Context, f *os.File, opt cache.TreeOptions) (cache.Node, error) {
 	st, err := f.Stat()
 	if err != nil {
@@ -124,7 +149,7 @@ func (e *Executor) signInput(ctx context.Context, f *os.File, opt cache.TreeOpti
 func unreadable(field string, err error) error {
 	var bad *cache.TreeError
 	if errors.As(err, &bad) {
-		return executor.FieldErrorf(field, "%w", err)
+		return executor.FieldErrorf(field, "%w, or run without the cache", err)
 	}
 	return err
 }

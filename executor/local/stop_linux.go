@@ -65,8 +65,9 @@ func (s *stops) kill(box *sandbox.Sandbox) {
 }
 
 // watch waits for the end of the task, which it ends when ctx does or its time
-// is over: by SIGTERM, and after a grace period by SIGKILL.
-func (s *stops) watch(ctx context.Context, box *sandbox.Sandbox) (sandbox.Exit, error) {
+// is over: by SIGTERM, and after a grace period by SIGKILL. It calls started, which
+// may take its time, once the task can be ended.
+func (s *stops) watch(ctx context.Context, box *sandbox.Sandbox, started func()) (sandbox.Exit, error) {
 	s.mu.Lock()
 	s.box = box
 	late := s.why != ""
@@ -77,6 +78,7 @@ func (s *stops) watch(ctx context.Context, box *sandbox.Sandbox) (sandbox.Exit, 
 	ended := make(chan struct{})
 	var end sync.WaitGroup
 	end.Go(func() { s.stop(ctx, box, ended) })
+	started()
 	exit, err := box.Wait(context.Background())
 	close(ended)
 	end.Wait()

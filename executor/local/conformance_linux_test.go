@@ -1,0 +1,55 @@
+package local
+
+import (
+	"context"
+	"net"
+	"path/filepath"
+	"testing"
+
+	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/executortest"
+	"github.com/sandboxd/sandboxd/executor/rpc"
+)
+
+// conform runs the conformance suite over what wrap puts before an Executor of this
+// package.
+func conform(t *testing.T, wrap func(*testing.T, *Executor) executor.Executor) {
+	newExecutor(t) // for the leak check
+	executortest.Conformance(t, func(t *testing.T) executor.Executor { return wrap(t, openExecutor(t)) })
+}
+
+func TestConformance(t *testing.T) {
+	conform(t, func(_ *testing.T, e *Executor) executor.Executor { return e })
+}
+
+func TestConformanceOverChannels(t *testing.T) {
+	conform(t, func(t *testing.T, e *Executor) executor.Executor {
+		ctx, cancel := context.WithCancel(context.Background())
+		t.Cleanup(cancel)
+		in, out := executor.Start(ctx, e, 0)
+		return executor.NewHandle(in, out)
+	})
+}
+
+// whole is a Client whose Close shuts the daemon down, as the suite wants it.
+type whole struct{ *rpc.Client }
+
+func (w whole) Close(ctx context.Context) error { return w.Handle.Close(ctx) }
+
+func TestConformanceOverSocket(t *testing.T) {
+	conform(t, func(t *testing.T, e *Executor) executor.Executor {
+		l, err := net.Listen("unix", filepath.Join(openDir(t), "s"))
+		must(t, err)
+		s := rpc.NewServer(rpc.ServerConfig{Executor: e, Blobs: e})
+		served := make(chan error)
+		go func() { served <- s.Serve(l) }()
+		t.Cleanup(func() {
+			must(t, s.Shutdown(context.Background()))
+			must(t, <-served)
+		})
+		c, err := rpc.Dial(t.Context(), l.Addr().String())
+		must(t, err)
+		t.Cleanup(func() { must(t, c.Close(context.Background())) })
+		return whole{c}
+	})
+}

@@ -156,16 +156,19 @@ type ResourceLimits struct {
 	// 100000 is one processor. Default: no quota. At least 1000.
 	CPUQuotaUS int64 `json:"cpu_quota_us,omitempty"`
 	// MemoryBytes bounds memory, with page cache and tmpfs; swap is off.
-	// Default 4 GiB, at least 4 MiB.
+	// Default 4 GiB, at least 32 MiB, of
+	// which the sandbox's own first process takes some.
 	MemoryBytes int64 `json:"memory_bytes,omitempty"`
-	// PidsMax bounds processes and threads. Default 1024, at least 2.
+	// PidsMax bounds processes and threads; the sandbox's own first process is about 8
+	// of them. Default 1024, at least 16.
 	PidsMax int64 `json:"pids_max,omitempty"`
 	// IOWeight is a share of disk time from 1 to 10000. Default 100, which
 	// is the kernel's own and needs no enforcement.
 	IOWeight int64 `json:"io_weight,omitempty"`
 	// TmpBytes bounds /tmp and, alike, /dev/shm. Default 1 GiB; memory counts as well.
 	TmpBytes int64 `json:"tmp_bytes,omitempty"`
-	// OpenFiles is RLIMIT_NOFILE. Default 65536 (soft limit 1024, as shells expect).
+	// OpenFiles is RLIMIT_NOFILE. Default 65536, at least 64; the soft limit is
+	// at most 1024, which programs may raise.
 	OpenFiles int64 `json:"open_files,omitempty"`
 	// OutputBytes bounds stdout and stderr, each, and the sum of the declared
 	// outputs. A stream past it ends the task with CauseOutputLimit. Default 1 GiB for

@@ -259,11 +259,11 @@ func (l ResourceLimits) validate() error {
 		low, high int64
 	}{
 		{"cpu_quota_us", l.CPUQuotaUS, 1000, 100_000 * 4096},
-		{"memory_bytes", l.MemoryBytes, 4 << 20, most},
-		{"pids_max", l.PidsMax, 2, 4 << 20},
+		{"memory_bytes", l.MemoryBytes, 32 << 20, most},
+		{"pids_max", l.PidsMax, 16, 4 << 20},
 		{"io_weight", l.IOWeight, 1, 10_000},
 		{"tmp_bytes", l.TmpBytes, 4096, most},
-		{"open_files", l.OpenFiles, 16, 1 << 20},
+		{"open_files", l.OpenFiles, 64, 1 << 20},
 		{"output_bytes", l.OutputBytes, 1, most},
 	} {
 		if f.v == 0 || f.v == Unlimited && f.field != "io_weight" && f.field != "open_files" {

@@ -60,8 +60,17 @@ func lead(sock *os.File) error {
 	if err != nil {
 		return fmt.Errorf("work directory: %w", err)
 	}
-	pid, found, err := start(o, files)
-	closeAll(files)
+	stdio := []*os.File{files[o.Stdio[0]], files[o.Stdio[1]], files[o.Stdio[2]]}
+	for _, f := range files {
+		if !slices.Contains(stdio, f) {
+			f.Close()
+		}
+	}
+	if err := limitFiles(o.OpenFiles); err != nil {
+		return err
+	}
+	pid, found, err := start(o, stdio)
+	closeAll(stdio)
 	if err != nil {
 		return err
 	}
@@ -74,6 +83,22 @@ func lead(sock *os.File) error {
 		return err
 	}
 	return sendReport(sock, report{Ended: true, Status: uint32(status)}, work)
+}
+
+// limitFiles sets the limit of open files that the command inherits, and makes syscall
+// forget the one that it would otherwise give to the command. It comes late, since the
+// files of an order may be more.
+func limitFiles(most uint64) error {
+	var l syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		return fmt.Errorf("limit open files: %w", err)
+	}
+	l.Max = min(l.Max, most) // the daemon's own may be lower than the default
+	l.Cur = min(l.Max, softOpenFiles)
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		return fmt.Errorf("limit open files to %d: %w", l.Max, err)
+	}
+	return nil
 }
 
 // obey passes on what the host asks for, and ends the sandbox with the host.
@@ -123,7 +148,7 @@ func killRest() error {
 
 // start runs the command on a thread that can do no more than it. It returns what
 // the kernel says of that thread.
-func start(o *order, files []*os.File) (pid int, found []string, err error) {
+func start(o *order, stdio []*os.File) (pid int, found []string, err error) {
 	// The error of execve alone would not say which file was meant.
 	argv, path, notFound := command(o)
 	type started struct {
@@ -139,7 +164,7 @@ func start(o *order, files []*os.File) (pid int, found []string, err error) {
 			done <- started{err: err}
 			return
 		}
-		pid, err := launch(o, files, path, argv, notFound)
+		pid, err := launch(o, stdio, path, argv, notFound)
 		done <- started{pid, found, err}
 		select {} // the thread stays: a parent-death signal is of the thread
 	}()
@@ -177,10 +202,10 @@ func command(o *order) (argv []string, path, notFound string) {
 }
 
 // launch executes the command, or what tells its caller that it cannot be.
-func launch(o *order, files []*os.File, path string, argv []string, notFound string) (pid int, err error) {
+func launch(o *order, stdio []*os.File, path string, argv []string, notFound string) (pid int, err error) {
 	attr := &syscall.ProcAttr{
 		Dir: WorkDir, Env: o.Env,
-		Files: []uintptr{files[o.Stdio[0]].Fd(), files[o.Stdio[1]].Fd(), files[o.Stdio[2]].Fd()},
+		Files: []uintptr{stdio[0].Fd(), stdio[1].Fd(), stdio[2].Fd()},
 		Sys:   &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: UID, Gid: GID}, Setsid: true},
 	}
 	why, code := notFound, "127"
@@ -202,7 +227,7 @@ func launch(o *order, files []*os.File, path string, argv []string, notFound str
 	if len(o.Argv) > 0 {
 		name = o.Argv[0]
 	}
-	fmt.Fprintf(files[o.Stdio[2]], "sandboxd: %.200q: %s\n", name, why)
+	fmt.Fprintf(stdio[2], "sandboxd: %.200q: %s\n", name, why)
 	pid, err = syscall.ForkExec("/bin/sh", []string{"sh", "-c", "exit " + code}, attr)
 	if err != nil {
 		return 0, fmt.Errorf("execute %q: %s; and /bin/sh of the root: %w", name, why, err)
@@ -303,7 +328,6 @@ func assembleRoot(o *order, files []*os.File) error {
 		func() error { return mountInputs(root, o.Inputs, files) },
 		mountProc,
 		enterRoot,
-		limitFiles,
 	} {
 		if err := step(); err != nil {
 			return err
@@ -571,20 +595,6 @@ func enterRoot() error {
 	}
 	if err := unix.MountSetattr(unix.AT_FDCWD, "/", 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
 		return fmt.Errorf("make the root read-only: %w", err)
-	}
-	return nil
-}
-
-// limitFiles lowers the soft limit, and makes syscall forget the one that it would
-// otherwise give to the command.
-func limitFiles() error {
-	var l syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
-		return fmt.Errorf("limit open files: %w", err)
-	}
-	l.Cur = min(l.Max, 1024)
-	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
-		return fmt.Errorf("limit open files: %w", err)
 	}
 	return nil
 }

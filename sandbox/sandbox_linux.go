@@ -260,8 +260,10 @@ func (s *Sandbox) setLimits(spec *Spec) error {
 		return fmt.Errorf("the first process is not in its control group %s", s.group.Path())
 	}
 	const no = unix.RLIM_INFINITY
+	// Of its own files the first process needs more at first, see limitFiles.
+	most := max(noFile(spec), 2*maxMounts)
 	for what, want := range map[int]unix.Rlimit{
-		unix.RLIMIT_CORE: {}, unix.RLIMIT_NOFILE: {Cur: noFile(spec), Max: noFile(spec)},
+		unix.RLIMIT_CORE: {}, unix.RLIMIT_NOFILE: {Cur: most, Max: most},
 		unix.RLIMIT_STACK: {Cur: 8 << 20, Max: no}, unix.RLIMIT_MEMLOCK: {Cur: 8 << 20, Max: 8 << 20},
 		unix.RLIMIT_NPROC: {Cur: no, Max: no}, unix.RLIMIT_FSIZE: {Cur: no, Max: no}, unix.RLIMIT_CPU: {Cur: no, Max: no},
 		unix.RLIMIT_AS: {Cur: no, Max: no}, unix.RLIMIT_DATA: {Cur: no, Max: no}, unix.RLIMIT_RSS: {Cur: no, Max: no},
@@ -272,7 +274,7 @@ func (s *Sandbox) setLimits(spec *Spec) error {
 		if err := unix.Prlimit(pid, what, nil, &now); err != nil {
 			return fmt.Errorf("resource limit %d: %w", what, err)
 		}
-		if want.Max > now.Max && what == unix.RLIMIT_NOFILE && spec.OpenFiles > 0 {
+		if what == unix.RLIMIT_NOFILE && spec.OpenFiles > 0 && uint64(spec.OpenFiles) > now.Max {
 			return &OpenFilesError{Asked: spec.OpenFiles, Most: now.Max}
 		}
 		// Raising a hard limit takes CAP_SYS_RESOURCE, which root may lack in a container.
@@ -285,11 +287,18 @@ func (s *Sandbox) setLimits(spec *Spec) error {
 	return nil
 }
 
+// defaultOpenFiles and softOpenFiles are the hard limit, unless another is asked for, and
+// the most of the soft one: what uses select can do no more, and other programs raise it.
+const (
+	defaultOpenFiles = 65536
+	softOpenFiles    = 1024
+)
+
 func noFile(spec *Spec) uint64 {
 	if spec.OpenFiles > 0 {
 		return uint64(spec.OpenFiles)
 	}
-	return 65536
+	return defaultOpenFiles
 }
 
 // command sends the order, and waits until the command runs.
@@ -340,7 +349,7 @@ func (s *Sandbox) order(spec *Spec) (*order, *fileList, error) {
 	files := &fileList{}
 	o := &order{
 		Network: spec.Network, Script: spec.Script, Argv: spec.Argv,
-		Env: spec.Env, TmpBytes: spec.TmpBytes, Filter: s.host.filters[0],
+		Env: spec.Env, TmpBytes: spec.TmpBytes, OpenFiles: noFile(spec), Filter: s.host.filters[0],
 		Work: workOrder{Lower: -1, Layer: -1, Direct: -1},
 	}
 	var err error

@@ -31,6 +31,8 @@ type order struct {
 	Argv     []string
 	Env      []string
 	TmpBytes int64
+	// OpenFiles is the command's RLIMIT_NOFILE.
+	OpenFiles uint64
 	// Filter is the seccomp program, as the kernel takes it.
 	Filter []unix.SockFilter
 }

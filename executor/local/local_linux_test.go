@@ -161,6 +161,33 @@ func TestCauses(t *testing.T) {
 	}
 }
 
+// What Validate lets through must be enough for a task that needs next to nothing.
+func TestSmallestLimits(t *testing.T) {
+	e := newExecutor(t)
+	for range 2 {
+		for _, l := range []executor.ResourceLimits{{MemoryBytes: 32 << 20}, {PidsMax: 16}, {OpenFiles: 64}, {TmpBytes: 4096}, {OutputBytes: 3}} {
+			out := runTask(t, e, &executor.TaskSpec{Script: "/bin/echo ok", Limits: l, Cache: executor.CacheOff})
+			if !out.Success() || string(out.Stdout.Inline) != "ok\n" {
+				t.Errorf("%+v: %s, code %d (%s): %s", l, out.Cause, out.ExitCode, out.Evidence, out.Stderr.Inline)
+			}
+		}
+	}
+}
+
+func TestManyInputsWithFewOpenFiles(t *testing.T) {
+	e := newExecutor(t)
+	dir := openDir(t)
+	spec := &executor.TaskSpec{Script: "ulimit -Hn; ulimit -Sn; ls /inputs | wc -l", Limits: executor.ResourceLimits{OpenFiles: 64}}
+	for i := range executor.MaxInputs {
+		name := fmt.Sprintf("in%d", i)
+		write(t, dir, map[string]string{name: name})
+		spec.Inputs = append(spec.Inputs, executor.Input{Host: filepath.Join(dir, name), Sandbox: "/inputs/" + name})
+	}
+	if out := runTask(t, e, spec); strings.Join(strings.Fields(string(out.Stdout.Inline)), " ") != fmt.Sprintf("64 64 %d", executor.MaxInputs) {
+		t.Errorf("%q, %s", out.Stdout.Inline, out.Stderr.Inline)
+	}
+}
+
 func TestCancel(t *testing.T) {
 	e := newExecutor(t)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -110,20 +111,44 @@ func openUp(dir string, mode fs.FileMode) error {
 	return os.Chmod(dir, mode)
 }
 
-// sweep removes what a host left that was killed. Its processes ended with it.
+// sweep removes what a host left that was killed: its sandboxes' groups, with what may
+// still run there, and then their directories, by which they are known.
 func (h *Host) sweep() error {
-	for _, d := range []string{"layers", "state"} {
-		names, err := os.ReadDir(filepath.Join(h.cfg.Dir, d))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	layers := filepath.Join(h.cfg.Dir, "layers")
+	left, err := names(layers)
+	if err != nil {
+		return err
+	}
+	if len(left) > 0 {
+		if _, err := h.cfg.Limits.Sweep(func(group string) bool { return !slices.Contains(left, group) }); err != nil {
+			return fmt.Errorf("sweep: %w", err)
+		}
+	}
+	for _, d := range []string{filepath.Join(h.cfg.Dir, "state"), layers} {
+		left, err := names(d)
+		if err != nil {
 			return err
 		}
-		for _, n := range names {
-			if err := removeBelow(filepath.Join(h.cfg.Dir, d), n.Name()); err != nil {
-				return fmt.Errorf("sweep %s/%s: %w", d, n.Name(), err)
+		for _, n := range left {
+			if err := removeBelow(d, n); err != nil {
+				return fmt.Errorf("sweep %s/%s: %w", filepath.Base(d), n, err)
 			}
 		}
 	}
 	return nil
+}
+
+// names lists a directory; one that is not there has none.
+func names(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var all []string
+	for _, e := range entries {
+		all = append(all, e.Name())
+	}
+	return all, nil
 }
 
 // linkLibraries makes a place in base for what this program is linked with, in case

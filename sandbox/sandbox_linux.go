@@ -86,6 +86,9 @@ func (s *Sandbox) start(ctx context.Context, spec *Spec) (err error) {
 		return err
 	}
 	s.later(func() error { s.host.ranges.give(s.ids); return nil })
+	if err := s.makeDir(); err != nil {
+		return err
+	}
 	if s.group, err = s.host.cfg.Limits.Create(spec.ID, spec.Limits); err != nil {
 		return err
 	}
@@ -125,17 +128,23 @@ func (s *Sandbox) start(ctx context.Context, spec *Spec) (err error) {
 	return nil
 }
 
-// makeLayer makes the directory that takes what the command writes to /build.
+// makeDir makes the sandbox's directory. It comes before all that outlives us, so that
+// a later Host on the same directory knows by it what was left: see sweep.
+func (s *Sandbox) makeDir() error {
+	layers := filepath.Join(s.host.cfg.Dir, "layers")
+	if err := os.Mkdir(filepath.Join(layers, s.id), 0o755); err != nil {
+		return fmt.Errorf("work layer: %w", err)
+	}
+	s.later(func() error { return removeBelow(layers, s.id) })
+	return nil
+}
+
+// makeLayer makes in the directory what takes the command's writes to /build.
 func (s *Sandbox) makeLayer(w Work) error {
 	if w.Dir != nil && w.Mode != WorkOverlay {
 		return nil
 	}
-	layers := filepath.Join(s.host.cfg.Dir, "layers")
-	dir := filepath.Join(layers, s.id)
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return fmt.Errorf("work layer: %w", err)
-	}
-	s.later(func() error { return removeBelow(layers, s.id) })
+	dir := filepath.Join(s.host.cfg.Dir, "layers", s.id)
 	mode := os.FileMode(0o755)
 	if w.Dir != nil {
 		st, err := w.Dir.Stat()

@@ -1,6 +1,8 @@
 package rpc
 
 import (
+	"strings"
+
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -26,6 +28,9 @@ func toStatus(err error) error {
 // for a connection that broke, is Unavailable.
 func fromStatus(err error) *executor.Error {
 	s := status.Convert(err)
+	if s.Code() == codes.Unavailable && strings.Contains(s.Message(), "EOF") {
+		return executor.Errorf(executor.Unavailable, "the daemon is gone, and with it the tasks that it ran; dial again when it is back: %s", s.Message())
+	}
 	kind := executor.Unavailable
 	for k, c := range kindCodes {
 		if c == s.Code() {

@@ -44,9 +44,15 @@ test-host: deps-build deps-test ## the tests on this machine, with the race dete
 	@# The race detector's second of waiting for stragglers would be paid by each sandbox's init.
 	GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 $(GO) test -race -tags '$(TAGS)' -timeout 20m ./...
 
-test-vm: deps-test vmtools ## the privileged tests on a pure cgroup v2 tree, under VM_KERNEL
+# In the guest nothing can be built.
+bin/vm/sandboxd: FORCE
+	@CGO_ENABLED=1 $(GO) build -trimpath -tags '$(TAGS) netgo osusergo' -ldflags '-s -w -linkmode external -extldflags "-static"' -o $@ ./cmd/sandboxd
+
+FORCE:
+
+test-vm: deps-test vmtools bin/vm/sandboxd ## the privileged tests on a pure cgroup v2 tree, under VM_KERNEL
 	@k=$$(internal/vmtest/kernel.sh $(VM_KERNEL)) && echo "test-vm: kernel $${k##*/}" && \
-	$(VM_TEST) -exec "$(CURDIR)/bin/vmexec -kernel $$k" $(VM_PACKAGES)
+	$(VM_TEST) -exec "$(CURDIR)/bin/vmexec -kernel $$k -file /usr/bin/sandboxd=$(CURDIR)/bin/vm/sandboxd -env SANDBOXD_PROGRAM=/usr/bin/sandboxd" $(VM_PACKAGES)
 
 test-vm-all: test-vm ## test-vm, and again under VM_KERNEL_OLD
 	@$(MAKE) --no-print-directory test-vm VM_KERNEL='$(VM_KERNEL_OLD)'

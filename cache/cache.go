@@ -89,6 +89,9 @@ func (c *Cache) Close() error {
 }
 
 // prepare makes the directories, so that nothing later has to but those of namespaces.
+// MaxBytes is the size below which GC brings the cache.
+func (c *Cache) MaxBytes() int64 { return c.cfg.MaxBytes }
+
 func (c *Cache) prepare() error {
 	fi, err := c.root.Stat(".")
 	if err != nil {

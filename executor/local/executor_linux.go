@@ -36,6 +36,7 @@ type Executor struct {
 	slots  chan struct{} // one for each running task
 	born   time.Time
 	flight flight
+	gc     *collector
 
 	mu     sync.Mutex
 	status executor.Status
@@ -68,6 +69,7 @@ func New(cfg Config) (*Executor, error) {
 	if err := e.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("local executor: %w", err), e.unmake())
 	}
+	e.gc = newCollector(cfg.Cache, cfg.Logger)
 	e.status.Healthy = true
 	return e, nil
 }
@@ -141,6 +143,7 @@ func (e *Executor) Close(ctx context.Context) error {
 		e.cancel()
 		<-e.idle
 	}
+	e.gc.close(ctx)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.cancel()

@@ -44,10 +44,12 @@ func newExecutor(t *testing.T) *Executor {
 	return openExecutor(t)
 }
 
-func openExecutor(t *testing.T) *Executor {
+func openExecutor(t *testing.T) *Executor { return openWith(t, cache.Config{}) }
+
+func openWith(t *testing.T, cfg cache.Config) *Executor {
 	t.Helper()
 	dir := openDir(t)
-	store, err := cache.Open(filepath.Join(dir, "cache"), cache.Config{})
+	store, err := cache.Open(filepath.Join(dir, "cache"), cfg)
 	must(t, err)
 	t.Cleanup(func() { must(t, store.Close()) })
 	e, err := New(Config{
@@ -200,5 +202,22 @@ func TestCancel(t *testing.T) {
 	must(t, err)
 	if out.Cause != executor.CauseCanceled {
 		t.Errorf("%+v", out)
+	}
+}
+
+// The cache is brought below its size without anyone asking.
+func TestCacheStaysBelowItsSize(t *testing.T) {
+	newExecutor(t)
+	const size, tasks = 4 << 20, 40
+	e := openWith(t, cache.Config{MaxBytes: size, Grace: -1})
+	for i := range tasks {
+		out := runTask(t, e, &executor.TaskSpec{Script: fmt.Sprintf("head -c %d /dev/zero >o; echo %d >>o", size/16, i), Outputs: []string{"o"}})
+		if !out.Success() {
+			t.Fatalf("%+v", out)
+		}
+	}
+	e.gc.close(context.Background()) // waits for what runs
+	if st, err := e.cfg.Cache.Stats(); err != nil || st.Bytes > size+2*size/16 {
+		t.Errorf("%+v, %v", st, err)
 	}
 }

@@ -33,18 +33,30 @@ func (t *task) store(ctx context.Context, out *executor.TaskOutput) error {
 	if err != nil {
 		return err
 	}
-	var blobs []cache.Digest
+	return t.cfg.Cache.PutResult(t.namespace(), t.signature, b, blobs(out))
+}
+
+// blobs are what out names and does not hold.
+func blobs(out *executor.TaskOutput) []cache.Digest {
+	var all []cache.Digest
 	for _, f := range out.OutputFiles {
 		if f.Kind == executor.KindFile {
-			blobs = append(blobs, cache.Digest(f.Digest))
+			all = append(all, cache.Digest(f.Digest))
 		}
 	}
 	for _, s := range []executor.Stream{out.Stdout, out.Stderr} {
 		if s.Truncated {
-			blobs = append(blobs, cache.Digest(s.Digest))
+			all = append(all, cache.Digest(s.Digest))
 		}
 	}
-	return t.cfg.Cache.PutResult(t.namespace(), t.signature, b, blobs)
+	return all
+}
+
+func blobBytes(out *executor.TaskOutput) (n int64) {
+	for _, d := range blobs(out) {
+		n += d.Size
+	}
+	return n
 }
 
 // lookUp returns the stored result of the task with its outputs in place, or nil.

@@ -163,6 +163,7 @@ func (t *task) run(ctx context.Context, store bool) (*executor.TaskOutput, error
 	if err != nil {
 		return nil, err
 	}
+	t.gc.stored(blobBytes(out))
 	if store {
 		out.Signature = executor.Signature(t.signature.String())
 	}

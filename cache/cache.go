@@ -88,10 +88,10 @@ func (c *Cache) Close() error {
 	return errors.Join(err, c.root.Close())
 }
 
-// prepare makes the directories, so that nothing later has to but those of namespaces.
 // MaxBytes is the size below which GC brings the cache.
 func (c *Cache) MaxBytes() int64 { return c.cfg.MaxBytes }
 
+// prepare makes the directories, so that nothing later has to but those of namespaces.
 func (c *Cache) prepare() error {
 	fi, err := c.root.Stat(".")
 	if err != nil {

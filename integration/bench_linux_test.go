@@ -1,0 +1,300 @@
+package integration_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/executortest"
+	"github.com/sandboxd/sandboxd/executor/rpc"
+)
+
+// runner runs one command that does nothing, in some way.
+type runner struct {
+	name string
+	run  func() error
+}
+
+// measure runs f n times, by so many at a time, and returns how long each took, sorted,
+// and the whole.
+func measure(b *testing.B, n, parallel int, f func() error) (each []time.Duration, all time.Duration) {
+	b.Helper()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	next := make(chan struct{}, n)
+	for range n {
+		next <- struct{}{}
+	}
+	close(next)
+	began := time.Now()
+	for range parallel {
+		wg.Go(func() {
+			for range next {
+				start := time.Now()
+				err := f()
+				took := time.Since(start)
+				mu.Lock()
+				if each = append(each, took); err != nil {
+					b.Error(err)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	all = time.Since(began)
+	slices.Sort(each)
+	return each, all
+}
+
+func percentile(sorted []time.Duration, p int) time.Duration { return sorted[(len(sorted)-1)*p/100] }
+
+func quiet(name string, args ...string) func() error {
+	return func() error {
+		out, err := exec.Command(name, args...).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%s: %w: %s", name, err, out)
+		}
+		return nil
+	}
+}
+
+// benchClient is a connection to a daemon of the benchmark's own.
+func benchClient(b *testing.B) *rpc.Client {
+	b.Helper()
+	d := startDaemon(b, "")
+	c, err := rpc.Dial(b.Context(), d.socket)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := c.Close(context.Background()); err != nil {
+			b.Error(err)
+		}
+	})
+	return c
+}
+
+// runcBundle prepares what runc needs: the same namespaces, mounts and programs.
+func runcBundle(b *testing.B) string {
+	b.Helper()
+	dir := newDir(b)
+	spec := exec.Command("runc", "spec")
+	spec.Dir = dir
+	if out, err := spec.CombinedOutput(); err != nil {
+		b.Fatalf("runc spec: %v: %s", err, out)
+	}
+	text, err := os.ReadFile(dir + "/config.json")
+	if err != nil {
+		b.Fatal(err)
+	}
+	var c map[string]any
+	if err := json.Unmarshal(text, &c); err != nil {
+		b.Fatal(err)
+	}
+	process := c["process"].(map[string]any)
+	process["terminal"], process["args"] = false, []string{"/bin/true"}
+	mounts := c["mounts"].([]any)
+	for _, d := range hostDirs() {
+		mounts = append(mounts, map[string]any{"destination": d, "source": d, "type": "bind", "options": []string{"rbind", "ro"}})
+		if err := os.MkdirAll(dir+"/rootfs"+d, 0o755); err != nil {
+			b.Fatal(err)
+		}
+	}
+	c["mounts"] = mounts
+	if text, err = json.Marshal(c); err != nil {
+		b.Fatal(err)
+	}
+	writeFile(b, dir+"/config.json", string(text))
+	return dir
+}
+
+func hostDirs() (dirs []string) {
+	for _, d := range []string{"/usr", "/bin", "/sbin", "/lib", "/lib64"} {
+		if _, err := os.Stat(d); err == nil {
+			dirs = append(dirs, d)
+		}
+	}
+	return dirs
+}
+
+func bwrapArgs() []string {
+	args := []string{"--unshare-all", "--unshare-user", "--cap-drop", "ALL", "--die-with-parent", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--hostname", "sandbox"}
+	for _, d := range hostDirs() {
+		args = append(args, "--ro-bind", d, d)
+	}
+	return append(args, "/bin/true")
+}
+
+// BenchmarkColdStart prints what /bin/true costs, bare and in the sandboxes that people
+// know, in one table. Ratios are what to look at.
+func BenchmarkColdStart(b *testing.B) {
+	rootAndClean(b)
+	c := benchClient(b)
+	all := []runner{{"bare", quiet("/bin/true")}}
+	if _, err := exec.LookPath("bwrap"); err == nil {
+		all = append(all, runner{"bwrap", quiet("bwrap", bwrapArgs()...)})
+	} else {
+		b.Log("bwrap is not there: install bubblewrap")
+	}
+	if _, err := exec.LookPath("runc"); err == nil {
+		bundle := runcBundle(b)
+		var mu sync.Mutex
+		var n int
+		all = append(all, runner{"runc run", func() error {
+			mu.Lock()
+			n++
+			id := fmt.Sprintf("sandboxd-bench-%d-%d", os.Getpid(), n)
+			mu.Unlock()
+			return quiet("runc", "run", "--bundle", bundle, id)()
+		}})
+	} else {
+		b.Log("runc is not there: install runc")
+	}
+	all = append(all, runner{"sandboxd", func() error {
+		out, err := c.Execute(context.Background(), &executor.TaskSpec{Argv: []string{"/bin/true"}, Cache: executor.CacheOff})
+		if err == nil && !out.Success() {
+			err = fmt.Errorf("%+v", out)
+		}
+		return err
+	}})
+	table := "\n            at a time        p50        p90    per second\n"
+	for _, parallel := range []int{1, 2 * runtime.NumCPU()} {
+		for _, r := range all {
+			if err := r.run(); err != nil { // once before, for what is done once
+				b.Errorf("%s: %v", r.name, err)
+				continue
+			}
+			each, took := measure(b, 200, parallel, r.run)
+			table += fmt.Sprintf("%-12s%8d  %10v %10v  %10.0f\n", r.name, parallel,
+				percentile(each, 50).Round(10*time.Microsecond), percentile(each, 90).Round(10*time.Microsecond), float64(len(each))/took.Seconds())
+		}
+	}
+	b.Log(table)
+}
+
+// amalgamation is the largest C file at hand: sqlite3's, from a Go module.
+func amalgamation(b *testing.B) string {
+	b.Helper()
+	dir := b.TempDir()
+	writeFile(b, dir+"/go.mod", "module bench\n\ngo 1.26\n")
+	cmd := exec.Command("go", "mod", "download", "-json", "github.com/mattn/go-sqlite3@v1.14.32")
+	cmd.Dir = dir
+	out, err := cmd.Output()
+	var m struct{ Dir string }
+	if err == nil {
+		err = json.Unmarshal(out, &m)
+	}
+	if err != nil {
+		b.Skipf("a large C program cannot be had: %v: %s", err, out)
+	}
+	return m.Dir
+}
+
+// BenchmarkCompile compiles sqlite3 bare and in a sandbox, by turns, and reports the
+// ratio of the two.
+func BenchmarkCompile(b *testing.B) {
+	rootAndClean(b)
+	c := benchClient(b)
+	src, work := amalgamation(b), newDir(b)
+	for _, f := range []string{"sqlite3-binding.c", "sqlite3-binding.h"} {
+		text, err := os.ReadFile(filepath.Join(src, f))
+		if err != nil {
+			b.Fatal(err)
+		}
+		writeFile(b, filepath.Join(work, f), string(text))
+	}
+	const script = "cc -O1 -c -o sqlite3.o sqlite3-binding.c"
+	bare := func() time.Duration {
+		cmd := exec.Command("sh", "-c", script)
+		cmd.Dir = work
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LANG=C.UTF-8"}
+		began := time.Now()
+		if out, err := cmd.CombinedOutput(); err != nil {
+			b.Fatalf("%v: %s", err, out)
+		}
+		return time.Since(began)
+	}
+	boxed := func() time.Duration {
+		began := time.Now()
+		out, err := c.Execute(context.Background(), &executor.TaskSpec{Script: script, Workdir: work, Outputs: []string{"sqlite3.o"}, Cache: executor.CacheRefresh})
+		if err != nil || !out.Success() {
+			b.Fatalf("%+v, %v", out, err)
+		}
+		return time.Since(began)
+	}
+	bare()
+	boxed()
+	var ratios []float64
+	for i := range 7 {
+		var t, s time.Duration
+		if i%2 == 0 {
+			t, s = bare(), boxed()
+		} else {
+			s, t = boxed(), bare()
+		}
+		ratios = append(ratios, s.Seconds()/t.Seconds())
+		b.Logf("bare %v, sandboxd %v, ratio %.3f", t.Round(time.Millisecond), s.Round(time.Millisecond), s.Seconds()/t.Seconds())
+	}
+	slices.Sort(ratios)
+	b.Logf("median ratio %.3f", ratios[len(ratios)/2])
+	b.ReportMetric(ratios[len(ratios)/2], "sandboxd/bare")
+}
+
+// BenchmarkCacheHit is a task that ran already, over the socket.
+func BenchmarkCacheHit(b *testing.B) {
+	rootAndClean(b)
+	c := benchClient(b)
+	for _, files := range []int{10, 10_000} {
+		b.Run(fmt.Sprintf("%d files", files), func(b *testing.B) {
+			work := newDir(b)
+			for i := range files {
+				writeFile(b, fmt.Sprintf("%s/%d/%d", work, i/100, i%100), fmt.Sprint("file ", i))
+			}
+			warm := false
+			hit := func() error {
+				out, err := c.Execute(context.Background(), &executor.TaskSpec{Script: "true", Workdir: work})
+				if err == nil && (out.Cached != warm || !out.Success()) {
+					err = fmt.Errorf("%+v", out)
+				}
+				return err
+			}
+			if err := hit(); err != nil {
+				b.Fatal(err)
+			}
+			warm = true
+			each, _ := measure(b, 100, 1, hit)
+			b.Logf("p50 %v, p90 %v", percentile(each, 50), percentile(each, 90))
+			b.ReportMetric(float64(percentile(each, 50).Microseconds()), "p50-µs")
+		})
+	}
+}
+
+// BenchmarkPing is a question and its answer, in this process and over the socket.
+func BenchmarkPing(b *testing.B) {
+	rootAndClean(b)
+	fake := executortest.NewFake()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	in, out := executor.Start(ctx, fake, 0)
+	inside := executor.NewHandle(in, out)
+	defer inside.Close(ctx) //nolint:errcheck // the fake's
+	over := benchClient(b)
+	for _, r := range []runner{
+		{"channels", func() error { return inside.Ping(ctx) }},
+		{"socket", func() error { return over.Ping(ctx) }},
+	} {
+		each, _ := measure(b, 5000, 1, r.run)
+		b.Logf("%-9s p50 %v, p90 %v", r.name, percentile(each, 50), percentile(each, 90))
+		b.ReportMetric(float64(percentile(each, 50).Nanoseconds()), r.name+"-p50-ns")
+	}
+}

@@ -7,8 +7,6 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/sandboxd/sandboxd/internal/testutil"
 )
 
 // TestDelegated opens a manager in a process whose group is delegated to it, as systemd's Delegate=yes leaves it.
@@ -18,7 +16,9 @@ func TestDelegated(t *testing.T) {
 		return
 	}
 	m := open(t)
-	testutil.Require(t, m.Mode() == "v2", "only a pure v2 tree is delegated")
+	if m.Mode() != "v2" {
+		t.Skip("only a pure v2 tree is delegated; the test VM has one")
+	}
 	g := create(t, m, "service", Limits{})
 	dir := m.active()[0].dir + g.Path()
 	if err := unix.Setxattr(dir, "trusted.delegate", []byte("1"), 0); err != nil {

@@ -69,12 +69,11 @@ func lead(sock *os.File) error {
 	if err := limitFiles(o.OpenFiles); err != nil {
 		return err
 	}
-	pid, found, err := start(o, stdio)
+	pid, err := start(o, stdio, func(found []string) error {
+		return sendReport(sock, report{Started: true, Found: found, Network: network})
+	})
 	closeAll(stdio)
 	if err != nil {
-		return err
-	}
-	if err := sendReport(sock, report{Started: true, Found: found, Network: network}); err != nil {
 		return err
 	}
 	go obey(sock)
@@ -146,30 +145,27 @@ func killRest() error {
 	}
 }
 
-// start runs the command on a thread that can do no more than it. It returns what
-// the kernel says of that thread.
-func start(o *order, stdio []*os.File) (pid int, found []string, err error) {
+// start runs the command on a thread that can do no more than it. Before, it calls
+// ready with what the kernel says of that thread: the command may take all of
+// the sandbox down, by using up its memory, before there is time to say that it runs.
+func start(o *order, stdio []*os.File, ready func(found []string) error) (pid int, err error) {
 	// The error of execve alone would not say which file was meant.
 	argv, path, notFound := command(o)
-	type started struct {
-		pid   int
-		found []string
-		err   error
-	}
-	done := make(chan started)
+	done := make(chan struct{})
 	go func() {
 		runtime.LockOSThread() // for good: the thread is spoilt
-		found, err := confine(o.Filter)
-		if err != nil {
-			done <- started{err: err}
-			return
+		var found []string
+		if found, err = confine(o.Filter); err == nil {
+			err = ready(found)
 		}
-		pid, err := launch(o, stdio, path, argv, notFound)
-		done <- started{pid, found, err}
+		if err == nil {
+			pid, err = launch(o, stdio, path, argv, notFound)
+		}
+		close(done)
 		select {} // the thread stays: a parent-death signal is of the thread
 	}()
-	s := <-done
-	return s.pid, s.found, s.err
+	<-done
+	return pid, err
 }
 
 // command is what to execute. A command that is not there is notFound, for the

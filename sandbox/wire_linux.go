@@ -63,7 +63,7 @@ type report struct {
 	// Error is why there is no command, and Target the input at fault, if one is.
 	Error  string `json:",omitempty"`
 	Target string `json:",omitempty"`
-	// Found is set once the command runs: what was read back.
+	// Started is set when the command is about to run, with Found: what was read back.
 	Found   []string `json:",omitempty"`
 	Network string   `json:",omitempty"`
 	Started bool     `json:",omitempty"`

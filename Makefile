@@ -7,7 +7,9 @@ PREFIX  ?= /usr/local
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w $(if $(VERSION),-X main.version=$(VERSION))
 GO      ?= go
-GOBUILD := CGO_ENABLED=1 $(GO) build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)'
+# Linked statically, since each sandbox starts the program twice, and without mounts for its libraries.
+STATIC  := -linkmode external -extldflags "-static"
+GOBUILD := CGO_ENABLED=1 $(GO) build -trimpath -tags '$(TAGS) netgo osusergo' -ldflags '$(LDFLAGS) $(STATIC)'
 
 FUZZTIME  ?= 10s
 BENCHTIME ?= 1s
@@ -20,7 +22,7 @@ VM_KERNEL_OLD ?= linux-image-cloud-amd64
 VM_RUN        ?= .
 # An emulated guest is 10 to 40 times slower than the machine.
 VM_TEST = CGO_ENABLED=1 $(GO) test -count=1 -p 1 -timeout 30m -run '$(VM_RUN)' -tags '$(TAGS) netgo osusergo' \
-	-ldflags '-linkmode external -extldflags "-static"'
+	-ldflags '$(STATIC)'
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,15 +46,9 @@ test-host: deps-build deps-test ## the tests on this machine, with the race dete
 	@# The race detector's second of waiting for stragglers would be paid by each sandbox's init.
 	GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 $(GO) test -race -tags '$(TAGS)' -timeout 20m ./...
 
-# In the guest nothing can be built.
-bin/vm/sandboxd: FORCE
-	@CGO_ENABLED=1 $(GO) build -trimpath -tags '$(TAGS) netgo osusergo' -ldflags '-s -w -linkmode external -extldflags "-static"' -o $@ ./cmd/sandboxd
-
-FORCE:
-
-test-vm: deps-test vmtools bin/vm/sandboxd ## the privileged tests on a pure cgroup v2 tree, under VM_KERNEL
+test-vm: deps-test vmtools build ## the privileged tests on a pure cgroup v2 tree, under VM_KERNEL
 	@k=$$(internal/vmtest/kernel.sh $(VM_KERNEL)) && echo "test-vm: kernel $${k##*/}" && \
-	$(VM_TEST) -exec "$(CURDIR)/bin/vmexec -kernel $$k -file /usr/bin/sandboxd=$(CURDIR)/bin/vm/sandboxd -env SANDBOXD_PROGRAM=/usr/bin/sandboxd" $(VM_PACKAGES)
+	$(VM_TEST) -exec "$(CURDIR)/bin/vmexec -kernel $$k -file /usr/bin/sandboxd=$(CURDIR)/bin/sandboxd -env SANDBOXD_PROGRAM=/usr/bin/sandboxd" $(VM_PACKAGES)
 
 test-vm-all: test-vm ## test-vm, and again under VM_KERNEL_OLD
 	@$(MAKE) --no-print-directory test-vm VM_KERNEL='$(VM_KERNEL_OLD)'

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -85,19 +84,39 @@ func (g *Group) Add(pid int) error {
 	return nil
 }
 
+// walk calls fn for the group's directory in each hierarchy and for those nested in it.
 func (g *Group) walk(fn func(dir string)) error {
 	for _, h := range g.m.all {
-		err := filepath.WalkDir(h.dir+g.path, func(p string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() {
-				fn(p)
-			}
-			if errors.Is(err, os.ErrNotExist) {
-				return nil
-			}
-			return err
-		})
-		if err != nil {
+		if err := walkDir(h.dir+g.path, fn); err != nil {
 			return fmt.Errorf("limits: %w", err)
+		}
+	}
+	return nil
+}
+
+// walkDir lists only directories that have others in them: in a cgroup file system their
+// count of links is 2 and one for each, and there are dozens of files.
+func walkDir(dir string, fn func(dir string)) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		if err == unix.ENOENT {
+			return nil
+		}
+		return &fs.PathError{Op: "lstat", Path: dir, Err: err}
+	}
+	fn(dir)
+	if st.Nlink <= 2 {
+		return nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for _, d := range entries {
+		if d.IsDir() {
+			if err := walkDir(dir+"/"+d.Name(), fn); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -158,6 +177,10 @@ func (g *Group) Kill() error {
 	p := g.file("freezer.state")
 	if p == "" {
 		return errors.New("limits: neither cgroup.kill nor the freezer is there: mount the freezer hierarchy")
+	}
+	// Who is in no list can bring nobody into one.
+	if pids, err := g.Procs(); err != nil || len(pids) == 0 {
+		return err
 	}
 	for range 100 {
 		if err := write(p, "FROZEN"); err != nil {

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -83,9 +84,6 @@ func (h *Host) prepare() (err error) {
 	if err := os.WriteFile(filepath.Join(h.cfg.Dir, "base", "empty", "file"), nil, 0o444); err != nil {
 		return err
 	}
-	if h.libs, err = linkLibraries(filepath.Join(h.cfg.Dir, "base")); err != nil {
-		return err
-	}
 	for _, d := range []string{"layers", "state"} {
 		if err := openUp(filepath.Join(h.cfg.Dir, d), 0o700); err != nil {
 			return err
@@ -99,7 +97,13 @@ func (h *Host) prepare() (err error) {
 	if h.ranges, err = openRanges(h.cfg.RangesDir); err != nil {
 		return err
 	}
-	h.exe, err = sealedProgram()
+	if h.exe, err = sealedProgram(); err != nil {
+		return err
+	}
+	dynamic, err := needsLibraries(h.exe)
+	if err == nil && dynamic {
+		h.libs, err = linkLibraries(filepath.Join(h.cfg.Dir, "base"))
+	}
 	return err
 }
 
@@ -151,8 +155,17 @@ func names(dir string) ([]string, error) {
 	return all, nil
 }
 
-// linkLibraries makes a place in base for what this program is linked with, in case
-// it is not linked statically. It returns the directories to mount.
+// needsLibraries reports whether a program is not linked statically: such a one has an
+// interpreter (elf(5)).
+func needsLibraries(program *os.File) (bool, error) {
+	f, err := elf.NewFile(program)
+	if err != nil {
+		return false, fmt.Errorf("this program: %w", err)
+	}
+	return slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }), nil
+}
+
+// linkLibraries makes a place in base for what this program is linked with. It returns the directories to mount.
 func linkLibraries(base string) (dirs []string, err error) {
 	for _, d := range []string{"usr", "lib", "lib64"} {
 		st, err := os.Lstat("/" + d)

@@ -538,7 +538,7 @@ func mountPoint(root *os.Root, target string, dir bool) error {
 // those through which a user namespace's root could do something (the lists of
 // the OCI runtimes, and what newer kernels brought).
 var (
-	masked = []string{"acpi", "asound", "interrupts", "kcore", "keys", "kallsyms", "kmsg", "latency_stats", "sched_debug",
+	masked = []string{"acpi", "asound", "interrupts", "kcore", "keys", "kallsyms", "kmsg", "latency_stats", "pressure", "sched_debug",
 		"scsi", "timer_list", "timer_stats", "sysrq-trigger", "config.gz", "kpagecgroup", "kpagecount", "kpageflags", "slabinfo", "vmallocinfo"}
 	readOnly = []string{"bus", "fs", "irq", "sys"}
 )

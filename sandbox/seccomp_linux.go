@@ -38,7 +38,8 @@ var debugging = []string{"ptrace", "process_vm_readv", "process_vm_writev", "kcm
 // clone3 ENOSYS so that C libraries fall back to clone, whose flags can be seen.
 // Calls of another architecture, 32-bit ones included, give EPERM and x32 ones
 // ENOSYS. Of sockets it permits Unix, IPv4, IPv6 and route netlink, and of
-// terminal ioctls all but TIOCSTI and TIOCLINUX, which type into a terminal.
+// terminal ioctls all but TIOCSTI and TIOCLINUX, which type into a terminal. It
+// refuses leases on files (fcntl F_SETLEASE).
 func Filter(o FilterOptions) ([]unix.SockFilter, error) {
 	none := &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{}}}
 	p, err := profile.GetDefaultProfile(none)
@@ -144,18 +145,25 @@ func conditions(args []specs.LinuxSeccompArg) (libseccomp.ArgumentConditions, er
 	return out, nil
 }
 
-// typing refuses the ioctls that put characters into a terminal's input. Only
-// the low 32 bits of the request are looked at, as the kernel does: a filter
-// that compares all 64 is passed by (CVE-2019-10063).
+// typing refuses the ioctls that put characters into a terminal's input, and leases:
+// with one on an input, a task could hold up whoever else opens that file. Only the low 32
+// bits of the request are looked at, as the kernel does: a filter that compares all
+// 64 is passed by (CVE-2019-10063).
 func typing(info *arch.Info) []bpf.Instruction {
 	const nr, request = 0, 16 + 8 // offsets in struct seccomp_data; little-endian low half
+	refuse := bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)}
 	return []bpf.Instruction{
 		bpf.LoadAbsolute{Off: nr, Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(info.SyscallNames["ioctl"]), SkipTrue: 4},
 		bpf.LoadAbsolute{Off: request, Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.TIOCSTI, SkipTrue: 1},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.TIOCLINUX, SkipTrue: 1},
-		bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
+		refuse,
+		bpf.LoadAbsolute{Off: nr, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(info.SyscallNames["fcntl"]), SkipTrue: 3},
+		bpf.LoadAbsolute{Off: request, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.F_SETLEASE, SkipTrue: 1},
+		refuse,
 	}
 }
 

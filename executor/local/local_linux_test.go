@@ -44,9 +44,9 @@ func newExecutor(t *testing.T) *Executor {
 	return openExecutor(t)
 }
 
-func openExecutor(t *testing.T) *Executor { return openWith(t, cache.Config{}) }
+func openExecutor(t testing.TB) *Executor { return openWith(t, cache.Config{}) }
 
-func openWith(t *testing.T, cfg cache.Config) *Executor {
+func openWith(t testing.TB, cfg cache.Config) *Executor {
 	t.Helper()
 	dir := openDir(t)
 	store, err := cache.Open(filepath.Join(dir, "cache"), cfg)
@@ -62,7 +62,7 @@ func openWith(t *testing.T, cfg cache.Config) *Executor {
 }
 
 // openDir is a temporary directory that others may pass through.
-func openDir(t *testing.T) string {
+func openDir(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {

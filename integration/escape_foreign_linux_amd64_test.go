@@ -1,0 +1,44 @@
+package integration_test
+
+import (
+	"os"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sandboxd/sandboxd/executor"
+)
+
+// foreignCalls makes 32-bit system calls: nr, ebx and ecx are where Go's own
+// convention has the first three arguments, and the result is too.
+func foreignCalls() outcomes {
+	code, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return outcomes{"mmap": err.Error()}
+	}
+	copy(code, []byte{0xcd, 0x80, 0xc3}) // int 0x80; ret
+	if err := unix.Mprotect(code, unix.PROT_READ|unix.PROT_EXEC); err != nil {
+		return outcomes{"mprotect": err.Error()}
+	}
+	entry := &struct{ at unsafe.Pointer }{unsafe.Pointer(&code[0])}
+	int80 := *(*func(nr, ebx, ecx uintptr) int32)(unsafe.Pointer(&entry))
+	o := outcomes{}
+	for name, nr := range map[string]uintptr{"getpid": 20, "socketcall": 102, "mount": 21, "keyctl": 288, "io_uring_setup": 425} {
+		o[name] = "allowed"
+		if r := int80(nr, 0, 0); r < 0 {
+			o[name] = unix.ErrnoName(unix.Errno(-r))
+		}
+	}
+	return o
+}
+
+// TestEscapeForeignArchitecture: the 32-bit entry is closed, where the kernel has it.
+func TestEscapeForeignArchitecture(t *testing.T) {
+	f := newFixture(t)
+	for name, got := range f.probe("foreign", executor.TaskSpec{}) {
+		if got != "EPERM" {
+			t.Errorf("32-bit %s: %s", name, got)
+		}
+	}
+}

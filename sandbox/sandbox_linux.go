@@ -103,7 +103,16 @@ func (s *Sandbox) start(ctx context.Context, spec *Spec) (err error) {
 	s.sock = sock
 	s.later(sock.Close)
 	defer inside.Close()
-	if err := s.startFirst(spec, inside); err != nil {
+	// libcontainer mostly waits, and the order needs nothing of what it makes.
+	var o *order
+	var files *fileList
+	var bad error
+	var ordered sync.WaitGroup
+	ordered.Go(func() { o, files, bad = s.order(spec) })
+	err = s.startFirst(spec, inside)
+	ordered.Wait()
+	defer files.close()
+	if err = errors.Join(err, bad); err != nil {
 		return err
 	}
 	inside.Close() // so that its end is seen
@@ -113,7 +122,7 @@ func (s *Sandbox) start(ctx context.Context, spec *Spec) (err error) {
 	if err := s.setLimits(spec); err != nil {
 		return err
 	}
-	if err := s.command(spec); err != nil {
+	if err := s.command(o, files); err != nil {
 		return s.first.explain(err)
 	}
 	s.later(func() error {
@@ -311,12 +320,7 @@ func noFile(spec *Spec) uint64 {
 }
 
 // command sends the order, and waits until the command runs.
-func (s *Sandbox) command(spec *Spec) error {
-	o, files, err := s.order(spec)
-	defer files.close()
-	if err != nil {
-		return err
-	}
+func (s *Sandbox) command(o *order, files *fileList) error {
 	if err := sendOrder(s.sock, o, files.all); err != nil {
 		return err
 	}

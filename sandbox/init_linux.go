@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -66,9 +67,10 @@ func lead(sock *os.File) error {
 			f.Close()
 		}
 	}
-	if err := limitFiles(o.OpenFiles); err != nil {
+	if err := errors.Join(limitFiles(o.OpenFiles), heedSignals()); err != nil {
 		return err
 	}
+	spareThreads(4)
 	pid, err := start(o, stdio, func(found []string) error {
 		return sendReport(sock, report{Started: true, Found: found, Network: network})
 	})
@@ -98,6 +100,47 @@ func limitFiles(most uint64) error {
 		return fmt.Errorf("limit open files to %d: %w", l.Max, err)
 	}
 	return nil
+}
+
+// heedSignals gives signals their default effect that the daemon's starter, nohup(1) for
+// one, had them ignored: it is inherited, by what is executed as well. Those that Go has a
+// handler for are reset by execve(2).
+func heedSignals() error {
+	type action struct { // of the kernel, on 64-bit machines: see rt_sigaction(2)
+		handler, flags, restorer uintptr
+		mask                     uint64
+	}
+	const ignore = 1
+	for sig := uintptr(1); sig <= 64; sig++ {
+		var now, dflt action
+		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, 0, uintptr(unsafe.Pointer(&now)), unsafe.Sizeof(now.mask), 0, 0)
+		if errno == 0 && now.handler == ignore {
+			_, _, errno = unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&dflt)), 0, unsafe.Sizeof(now.mask), 0, 0)
+		}
+		if errno != 0 {
+			return fmt.Errorf("heed signal %d: %w", sig, errno)
+		}
+	}
+	return nil
+}
+
+// spareThreads makes n threads for later. The command may use up pids_max, and a Go
+// program that needs a thread and gets none crashes.
+func spareThreads(n int) {
+	var locked, ended sync.WaitGroup
+	all := make(chan struct{})
+	for range n {
+		locked.Add(1)
+		ended.Go(func() {
+			runtime.LockOSThread() // so that each has its own
+			locked.Done()
+			<-all
+			runtime.UnlockOSThread()
+		})
+	}
+	locked.Wait()
+	close(all)
+	ended.Wait()
 }
 
 // obey passes on what the host asks for, and ends the sandbox with the host.

@@ -305,10 +305,10 @@ func (t *task) judge(box *sandbox.Sandbox, exit sandbox.Exit, s *stops) (*execut
 		out.Cause, out.Evidence = executor.CauseOOMKilled, fmt.Sprintf("the kernel's oom_kill counter of the task's control group is %d", events.OOMKills)
 	case cause != "":
 		out.Cause, out.Evidence = cause, s.evidence()
-	case exit.Signal != 0:
-		out.Cause, out.Evidence = executor.CauseSignaled, fmt.Sprintf("wait status: %s", unix.SignalName(unix.Signal(exit.Signal)))
 	case events.PidsMaxHits > 0 && exit.Code != 0:
 		out.Cause, out.Evidence = executor.CausePidsLimit, fmt.Sprintf("the pids controller refused %d forks", events.PidsMaxHits)
+	case exit.Signal != 0:
+		out.Cause, out.Evidence = executor.CauseSignaled, fmt.Sprintf("wait status: %s", unix.SignalName(unix.Signal(exit.Signal)))
 	default:
 		out.Cause, out.Evidence = executor.CauseExited, fmt.Sprintf("wait status: exit code %d", exit.Code)
 	}

@@ -122,7 +122,8 @@ func chownToGroup(path string) error {
 // lets others claim it. The lock's file stays: removing it would let two claim at once.
 func (c *socketClaim) release() error {
 	var errs []error
-	if info, err := os.Lstat(c.path); err == nil && c.made != nil && os.SameFile(info, c.made) {
+	// An inode's number is given to the next file once its own is gone, but not with its time.
+	if info, err := os.Lstat(c.path); err == nil && c.made != nil && os.SameFile(info, c.made) && info.ModTime().Equal(c.made.ModTime()) {
 		errs = append(errs, os.Remove(c.path))
 	}
 	if c.lock != nil {

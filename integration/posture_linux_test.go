@@ -197,7 +197,7 @@ var wantPosture = outcomes{
 	"env":                "HOME=/home/build LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin SANDBOXD_PROBE=posture TMPDIR=/tmp USER=build",
 	"Max core file size": "0 0", "Max nice priority": "0 0", "Max realtime priority": "0 0", "Max locked memory": "8388608 8388608",
 	"Max msgqueue size": "819200 819200",
-	"ls /sys": "", "ls /run": "", "ls /home/build": "",
+	"ls /sys":           "", "ls /run": "", "ls /home/build": "",
 	"ls /dev":         "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero",
 	"init's environ":  "EACCES",
 	"init's maps":     "EACCES",

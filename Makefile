@@ -37,7 +37,7 @@ build: deps-build ## every package, and bin/sandboxd where there is a program
 	$(GO) build -tags '$(TAGS)' ./...
 	@if [ -d cmd/sandboxd ]; then $(GOBUILD) -o bin/sandboxd ./cmd/sandboxd; fi
 
-demo: build ## build BusyBox in a sandbox, twice, and see two tasks refused
+demo: build deps-demo ## build BusyBox in a sandbox, twice, and see two tasks refused
 	@examples/demo.sh
 
 test: test-host test-vm ## all tests: on this machine, and in a VM

@@ -81,7 +81,7 @@ source_of() {
 	# Some of the sources may not be Debian's, or have no source: one that has is enough.
 	"${get[@]}" update >"$apt/log" 2>&1 || true
 	(cd "$dir/src" && "${get[@]}" source "$1") >>"$apt/log" 2>&1 && return
-	grep '^E:' "$apt/log" | tail -n 2 >"$dir/why"
+	grep -E '^[EW]:' "$apt/log" | head -n 3 >"$dir/why" || cp "$apt/log" "$dir/why"
 	return 1
 }
 

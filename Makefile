@@ -63,7 +63,7 @@ generate: deps-check ## the Go code of the protobuf messages
 	GO='$(GO)' $(GO) generate ./executor/executorpb
 
 bench: build ## what a task costs, next to a bare exec, bwrap and runc
-	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) -tags '$(TAGS)' -timeout 60m ./...
+	SANDBOXD_PROGRAM=$(CURDIR)/bin/sandboxd $(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) -tags '$(TAGS)' -timeout 60m ./...
 
 fuzz: ## every fuzz target for FUZZTIME
 	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sort | while IFS=: read -r file func; do \

@@ -2,9 +2,10 @@ package netpolicy
 
 import (
 	"fmt"
-	"net"
 	"slices"
 	"strings"
+	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,25 +31,59 @@ func (p Policy) Verify() (found string, err error) {
 	if p == Full {
 		return "full: the host's network", nil
 	}
-	all, err := net.Interfaces()
+	all, err := interfaces()
 	if err != nil {
 		return "", fmt.Errorf("list network interfaces: %w", err)
 	}
 	var seen []string
 	for _, i := range all {
-		loopback := i.Flags&net.FlagLoopback != 0
-		isUp := i.Flags&net.FlagUp != 0
-		if isUp && !loopback || isUp != (p == Loopback) && loopback {
-			return "", fmt.Errorf("network %s: interface %s is %s", p, i.Name, i.Flags)
-		}
-		state := "down"
+		loopback, isUp, state := i.flags&unix.IFF_LOOPBACK != 0, i.flags&unix.IFF_UP != 0, "down"
 		if isUp {
 			state = "up"
 		}
-		seen = append(seen, i.Name+" "+state)
+		if isUp && !loopback || isUp != (p == Loopback) && loopback {
+			return "", fmt.Errorf("network %s: interface %s is %s", p, i.name, state)
+		}
+		seen = append(seen, i.name+" "+state)
 	}
 	slices.Sort(seen)
 	return p.String() + ": " + strings.Join(seen, ", "), nil
+}
+
+type device struct {
+	name  string
+	flags uint32
+}
+
+// interfaces does what net.Interfaces does. A sandbox's first process would wait for
+// the initialisers of net and of all that sorts before it: see sandbox/internal/first.
+func interfaces() (all []device, err error) {
+	rib, err := syscall.NetlinkRIB(unix.RTM_GETLINK, unix.AF_UNSPEC)
+	if err != nil {
+		return nil, err
+	}
+	messages, err := syscall.ParseNetlinkMessage(rib)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range messages {
+		if m.Header.Type != unix.RTM_NEWLINK {
+			continue
+		}
+		attrs, err := syscall.ParseNetlinkRouteAttr(&m)
+		if err != nil {
+			return nil, err
+		}
+		// ParseNetlinkRouteAttr saw to it that this struct ifinfomsg is there: rtnetlink(7).
+		d := device{flags: (*unix.IfInfomsg)(unsafe.Pointer(&m.Data[0])).Flags}
+		for _, a := range attrs {
+			if a.Attr.Type == unix.IFLA_IFNAME {
+				d.name = unix.ByteSliceToString(a.Value)
+			}
+		}
+		all = append(all, d)
+	}
+	return all, nil
 }
 
 // up is ifconfig NAME up (netdevice(7)). The kernel gives lo its addresses.

@@ -299,16 +299,10 @@ func makeDevice(dir int, name string, dev uint64) error {
 	return unix.Fchmodat(dir, name, 0o666, 0) // past our umask
 }
 
-// init takes over in the processes that sandboxes are made
-// by. It runs before main, and before the initialisers of most of what else
-// is linked: those of packages go by import path.
+// init takes over in the processes by which libcontainer makes sandboxes.
 func init() {
-	runc, first := isInit()
-	switch {
-	case runc:
+	if len(os.Args) == 2 && os.Args[1] == "init" && os.Getenv("_LIBCONTAINER_INITPIPE") != "" {
 		libcontainer.Init()
-	case first:
-		os.Exit(firstProcess())
 	}
 	// libcontainer takes a thread into each sandbox's mount namespace and lets it end
 	// there. The first thread of a process cannot end; were it taken, the process

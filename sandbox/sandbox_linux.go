@@ -20,9 +20,11 @@ import (
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/capabilities"
 	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxd/sandboxd/limits"
+	"github.com/sandboxd/sandboxd/sandbox/internal/first"
 )
 
 // Sandbox is a started command and what is around it. Close must be called.
@@ -32,7 +34,7 @@ type Sandbox struct {
 	group *limits.Group
 	ids   *idRange
 	sock  *os.File
-	first *first
+	first *firstProcess
 	layer *os.File // our directory with upper and work
 	undo  []func() error
 
@@ -96,7 +98,7 @@ func (s *Sandbox) start(ctx context.Context, spec *Spec) (err error) {
 	if err := s.makeLayer(spec.Work); err != nil {
 		return err
 	}
-	sock, inside, err := socketPair()
+	sock, inside, err := first.SocketPair()
 	if err != nil {
 		return err
 	}
@@ -104,7 +106,7 @@ func (s *Sandbox) start(ctx context.Context, spec *Spec) (err error) {
 	s.later(sock.Close)
 	defer inside.Close()
 	// libcontainer mostly waits, and the order needs nothing of what it makes.
-	var o *order
+	var o *first.Order
 	var files *fileList
 	var bad error
 	var ordered sync.WaitGroup
@@ -181,8 +183,8 @@ func (s *Sandbox) makeLayer(w Work) error {
 	return nil
 }
 
-// first is a sandbox's first process, as the host sees it.
-type first struct {
+// firstProcess is a sandbox's first process, as the host sees it.
+type firstProcess struct {
 	pid     int
 	process *libcontainer.Process
 	stderr  limitedBuffer
@@ -190,7 +192,7 @@ type first struct {
 }
 
 // explain adds what the process said to an error that may come from its death.
-func (f *first) explain(err error) error {
+func (f *firstProcess) explain(err error) error {
 	if !errors.Is(err, io.EOF) && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
 		return err
 	}
@@ -210,10 +212,10 @@ func (s *Sandbox) startFirst(spec *Spec, inside *os.File) error {
 		}
 		return nil
 	})
-	f := &first{lost: make(chan struct{})}
+	f := &firstProcess{lost: make(chan struct{})}
 	f.process = &libcontainer.Process{
-		Args: []string{"/proc/self/fd/3", initName}, Env: firstEnv(),
-		Init: true, Cwd: "/", Stderr: &f.stderr, ExtraFiles: []*os.File{s.host.exe, inside},
+		Args: []string{fmt.Sprintf("/proc/self/fd/%d", first.ProgramFD), first.Name}, Env: firstEnv(),
+		Init: true, Cwd: "/", LogLevel: fmt.Sprint(uint32(logrus.ErrorLevel)), Stderr: &f.stderr, ExtraFiles: []*os.File{s.host.exe, inside},
 	}
 	if err := c.Run(f.process); err != nil {
 		return fmt.Errorf("libcontainer: %w", err)
@@ -279,7 +281,7 @@ func (s *Sandbox) setLimits(spec *Spec) error {
 	}
 	const no = unix.RLIM_INFINITY
 	// Of its own files the first process needs more at first, see limitFiles.
-	most := max(noFile(spec), 2*maxMounts)
+	most := max(noFile(spec), 2*first.MaxMounts)
 	for what, want := range map[int]unix.Rlimit{
 		unix.RLIMIT_CORE: {}, unix.RLIMIT_NOFILE: {Cur: most, Max: most},
 		unix.RLIMIT_STACK: {Cur: 8 << 20, Max: no}, unix.RLIMIT_MEMLOCK: {Cur: 8 << 20, Max: 8 << 20},
@@ -305,12 +307,8 @@ func (s *Sandbox) setLimits(spec *Spec) error {
 	return nil
 }
 
-// defaultOpenFiles and softOpenFiles are the hard limit, unless another is asked for, and
-// the most of the soft one: what uses select can do no more, and other programs raise it.
-const (
-	defaultOpenFiles = 65536
-	softOpenFiles    = 1024
-)
+// defaultOpenFiles is the hard limit unless another is asked for.
+const defaultOpenFiles = 65536
 
 func noFile(spec *Spec) uint64 {
 	if spec.OpenFiles > 0 {
@@ -320,12 +318,12 @@ func noFile(spec *Spec) uint64 {
 }
 
 // command sends the order, and waits until the command runs.
-func (s *Sandbox) command(o *order, files *fileList) error {
-	if err := sendOrder(s.sock, o, files.all); err != nil {
+func (s *Sandbox) command(o *first.Order, files *fileList) error {
+	if err := first.SendOrder(s.sock, o, files.all); err != nil {
 		return err
 	}
-	r, more, err := receiveReport(s.sock)
-	closeAll(more)
+	r, more, err := first.ReceiveReport(s.sock)
+	first.CloseAll(more)
 	switch {
 	case err != nil:
 		return err
@@ -355,15 +353,15 @@ func (l *fileList) made(f *os.File) int {
 	return l.add(f)
 }
 
-func (l *fileList) close() { closeAll(l.own) }
+func (l *fileList) close() { first.CloseAll(l.own) }
 
 // order puts together what the first process must do.
-func (s *Sandbox) order(spec *Spec) (*order, *fileList, error) {
+func (s *Sandbox) order(spec *Spec) (*first.Order, *fileList, error) {
 	files := &fileList{}
-	o := &order{
+	o := &first.Order{
 		Network: spec.Network, Script: spec.Script, Argv: spec.Argv,
 		Env: spec.Env, TmpBytes: spec.TmpBytes, OpenFiles: noFile(spec), Filter: s.host.filters[0],
-		Work: workOrder{Lower: -1, Layer: -1, Direct: -1},
+		Work: first.WorkOrder{Lower: -1, Layer: -1, Direct: -1},
 	}
 	var err error
 	if o.Tree, err = tree(spec.Root.Dir()); err != nil {
@@ -393,13 +391,13 @@ func (s *Sandbox) order(spec *Spec) (*order, *fileList, error) {
 		if err != nil {
 			return nil, files, err
 		}
-		o.Mounts = append(o.Mounts, mountOrder{FD: files.made(t), Target: m.Target, Dir: m.Dir})
+		o.Mounts = append(o.Mounts, first.MountOrder{FD: files.made(t), Target: m.Target, Dir: m.Dir})
 	}
 	return o, files, s.orderFiles(spec, o, files)
 }
 
 // orderFiles adds what has the caller's owner: the work directory and the inputs.
-func (s *Sandbox) orderFiles(spec *Spec, o *order, files *fileList) error {
+func (s *Sandbox) orderFiles(spec *Spec, o *first.Order, files *fileList) error {
 	ids, err := s.ids.files(owner{spec.Work.UID, spec.Work.GID})
 	if err != nil {
 		return err
@@ -413,7 +411,7 @@ func (s *Sandbox) orderFiles(spec *Spec, o *order, files *fileList) error {
 		if err != nil {
 			return fmt.Errorf("input %s: %w", in.Target, err)
 		}
-		o.Inputs = append(o.Inputs, mountOrder{FD: files.made(t), Target: in.Target, Dir: st.IsDir()})
+		o.Inputs = append(o.Inputs, first.MountOrder{FD: files.made(t), Target: in.Target, Dir: st.IsDir()})
 	}
 	if s.layer != nil {
 		t, err := cloneTree(s.layer, ids, cloneOptions{writable: true, mustMap: true})
@@ -461,7 +459,7 @@ func giveTo(f *os.File, ids *idRange) error {
 func (s *Sandbox) watch() {
 	defer close(s.ended)
 	s.exit.Started = s.started
-	r, files, err := receiveReport(s.sock)
+	r, files, err := first.ReceiveReport(s.sock)
 	s.exit.Duration = time.Since(s.started)
 	switch {
 	case errors.Is(err, io.EOF):
@@ -476,7 +474,7 @@ func (s *Sandbox) watch() {
 		s.exit.of(syscall.WaitStatus(r.Status))
 		s.work, files = files[0], nil
 	}
-	closeAll(files)
+	first.CloseAll(files)
 	if s.exit.Signal != 0 {
 		s.exit.Code = 128 + s.exit.Signal
 	}
@@ -508,11 +506,7 @@ func (s *Sandbox) Wait(ctx context.Context) (Exit, error) {
 
 // Terminate sends SIGTERM to every process in the sandbox.
 func (s *Sandbox) Terminate() error {
-	err := sendFiles(s.sock, []byte{msgTerminate}, nil)
-	if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
-		return nil // it is over
-	}
-	return err
+	return first.SendTerminate(s.sock)
 }
 
 // Kill kills every process in the sandbox: the first, and with it its pid

@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sandboxd/sandboxd/sandbox/internal/first"
 )
 
 // sealedEnv marks a process that Seal executed, so that a kernel which will not
@@ -44,7 +46,7 @@ func sealedProgram() (*os.File, error) {
 		return exe, nil
 	}
 	defer exe.Close()
-	return memfd("sandboxd", func(w io.Writer) error {
+	return first.Memfd("sandboxd", func(w io.Writer) error {
 		_, err := io.Copy(w, exe)
 		return err
 	})

@@ -10,16 +10,17 @@ import (
 	"github.com/sandboxd/sandboxd/limits"
 	"github.com/sandboxd/sandboxd/netpolicy"
 	"github.com/sandboxd/sandboxd/rootfs"
+	"github.com/sandboxd/sandboxd/sandbox/internal/first"
 )
 
 // Who a command is inside, and where.
 const (
 	// UID and GID of the user "build".
-	UID, GID = 1000, 1000
+	UID, GID = first.UID, first.GID
 	// WorkDir is where the work directory is seen.
-	WorkDir = "/build"
+	WorkDir = first.WorkDir
 	// HomeDir is empty, writable and gone afterwards.
-	HomeDir = "/home/build"
+	HomeDir = first.HomeDir
 	// Hostname is every sandbox's.
 	Hostname = "sandboxd"
 	// DefaultPath is PATH where the environment has none.

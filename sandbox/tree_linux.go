@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sandboxd/sandboxd/sandbox/internal/first"
 )
 
 // maxTree bounds the entries of a root's skeleton, maxTreeFile a file in it.
@@ -20,7 +22,7 @@ const (
 
 // tree reads a skeleton, which is ours and small, so that each sandbox can have
 // one of its own.
-func tree(dir string) (nodes []node, err error) {
+func tree(dir string) (nodes []first.Node, err error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, fmt.Errorf("root: %w", err)
@@ -43,12 +45,12 @@ func tree(dir string) (nodes []node, err error) {
 	return nodes, nil
 }
 
-func readNode(root *os.Root, p string) (n node, err error) {
+func readNode(root *os.Root, p string) (n first.Node, err error) {
 	st, err := root.Lstat(p)
 	if err != nil {
 		return n, err
 	}
-	n = node{Path: p, Mode: st.Mode()}
+	n = first.Node{Path: p, Mode: st.Mode()}
 	switch {
 	case st.IsDir():
 	case st.Mode()&fs.ModeSymlink != 0:

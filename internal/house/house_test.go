@@ -83,6 +83,19 @@ func TestContractIsLight(t *testing.T) {
 	}
 }
 
+// TestFirstProcessImports: the initialisers of what sorts behind it, or needs net and its
+// like, would run in each sandbox. See the package.
+func TestFirstProcessImports(t *testing.T) {
+	for _, i := range list(t, `{{join .Deps " "}}`)["sandbox/internal/first"] {
+		for _, late := range []string{"net", "path/filepath", "regexp", "text/template", "runtime/debug", "github.com/", "google.golang.org/"} {
+			own := strings.HasPrefix(i, module+"netpolicy") || strings.HasPrefix(i, module+"sandbox/internal/first")
+			if !own && (i == late || strings.HasSuffix(late, "/") && strings.HasPrefix(i, late)) {
+				t.Errorf("sandbox/internal/first depends on %s", i)
+			}
+		}
+	}
+}
+
 // TestDocumented: every package has one doc comment, and every exported name a
 // docstring.
 func TestDocumented(t *testing.T) {

@@ -1,4 +1,4 @@
-package sandbox
+package first
 
 import (
 	"encoding/gob"
@@ -13,14 +13,14 @@ import (
 	"github.com/sandboxd/sandboxd/netpolicy"
 )
 
-// order is what the first process of a sandbox is told: all of it at once. Files
+// Order is what the first process of a sandbox is told: all of it at once. Files
 // are given as indices into the descriptors that come along. It travels as a gob, since
 // JSON would put U+FFFD where a script or an argument is not UTF-8.
-type order struct {
-	Tree   []node
-	Mounts []mountOrder
-	Inputs []mountOrder
-	Work   workOrder
+type Order struct {
+	Tree   []Node
+	Mounts []MountOrder
+	Inputs []MountOrder
+	Work   WorkOrder
 	// Remove are paths in the work directory that the command must not find.
 	Remove []string
 	Dev    int
@@ -37,29 +37,29 @@ type order struct {
 	Filter []unix.SockFilter
 }
 
-// node is a directory, symbolic link or file of the root.
-type node struct {
+// Node is a directory, symbolic link or file of the root.
+type Node struct {
 	Path string // relative to the root
 	Mode os.FileMode
 	Link string
 	Data []byte
 }
 
-// mountOrder attaches a detached mount.
-type mountOrder struct {
+// MountOrder attaches a detached mount.
+type MountOrder struct {
 	FD     int
 	Target string
 	Dir    bool
 }
 
-// workOrder makes /build. Indices are -1 where there is no such tree.
-type workOrder struct {
+// WorkOrder makes /build. Indices are -1 where there is no such tree.
+type WorkOrder struct {
 	Lower, Layer, Direct int
 }
 
-// report is what the first process says. A report of the end has the merged work
+// Report is what the first process says. A report of the end has the merged work
 // directory as its descriptor.
-type report struct {
+type Report struct {
 	// Error is why there is no command, and Target the input at fault, if one is.
 	Error  string `json:",omitempty"`
 	Target string `json:",omitempty"`
@@ -75,25 +75,24 @@ type report struct {
 const (
 	// maxFDs is SCM_MAX_FD, the most descriptors in one message.
 	maxFDs = 253
-	// maxMounts bounds the descriptors of an order.
-	maxMounts = 1024
+	// MaxMounts bounds the descriptors of an order.
+	MaxMounts = 1024
 	// maxReport bounds a report.
 	maxReport = 32 << 10
 )
 
-// msgTerminate asks to send SIGTERM to all processes.
-const msgTerminate = 'T'
-
-// msgOrder ends an order; msgFiles brings more descriptors for one.
 const (
+	// msgTerminate asks to send SIGTERM to all processes.
+	msgTerminate = 'T'
+	// msgFiles brings descriptors for an order, msgOrder the last of them.
 	msgFiles = 'F'
 	msgOrder = 'O'
 )
 
-// sendOrder passes o in a memfd, since a message's size is bounded by socket
+// SendOrder passes o in a memfd, since a message's size is bounded by socket
 // buffers, and then files.
-func sendOrder(sock *os.File, o *order, files []*os.File) error {
-	body, err := memfd("order", func(w io.Writer) error { return gob.NewEncoder(w).Encode(o) })
+func SendOrder(sock *os.File, o *Order, files []*os.File) error {
+	body, err := Memfd("order", func(w io.Writer) error { return gob.NewEncoder(w).Encode(o) })
 	if err != nil {
 		return err
 	}
@@ -109,7 +108,7 @@ func sendOrder(sock *os.File, o *order, files []*os.File) error {
 }
 
 // receiveOrder returns the order with its files, all close-on-exec.
-func receiveOrder(sock *os.File) (*order, []*os.File, error) {
+func receiveOrder(sock *os.File) (*Order, []*os.File, error) {
 	var files []*os.File
 	for {
 		msg, more, err := receive(sock)
@@ -118,12 +117,12 @@ func receiveOrder(sock *os.File) (*order, []*os.File, error) {
 		}
 		files = append(files, more...)
 		switch {
-		case len(msg) != 1 || msg[0] != msgFiles && msg[0] != msgOrder || len(files) > maxMounts+1:
+		case len(msg) != 1 || msg[0] != msgFiles && msg[0] != msgOrder || len(files) > MaxMounts+1:
 			return nil, nil, errors.New("not an order")
 		case msg[0] == msgFiles:
 			continue
 		}
-		var o order
+		var o Order
 		if len(files) == 0 {
 			return nil, nil, errors.New("an order without a body")
 		}
@@ -138,7 +137,17 @@ func receiveOrder(sock *os.File) (*order, []*os.File, error) {
 	}
 }
 
-func sendReport(sock *os.File, r report, files ...*os.File) error {
+// SendTerminate asks the first process to send SIGTERM to all in the sandbox. No error is
+// that it has ended.
+func SendTerminate(sock *os.File) error {
+	err := sendFiles(sock, []byte{msgTerminate}, nil)
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+		return nil
+	}
+	return err
+}
+
+func sendReport(sock *os.File, r Report, files ...*os.File) error {
 	b, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("report: %w", err)
@@ -149,13 +158,15 @@ func sendReport(sock *os.File, r report, files ...*os.File) error {
 	return sendFiles(sock, b, files)
 }
 
-func receiveReport(sock *os.File) (r report, files []*os.File, err error) {
+// ReceiveReport waits for one. io.EOF is the end of the first process; the files are the
+// caller's.
+func ReceiveReport(sock *os.File) (r Report, files []*os.File, err error) {
 	b, files, err := receive(sock)
 	if err != nil {
 		return r, nil, err
 	}
 	if err := json.Unmarshal(b, &r); err != nil {
-		closeAll(files)
+		CloseAll(files)
 		return r, nil, fmt.Errorf("report: %w", err)
 	}
 	return r, files, nil
@@ -210,11 +221,11 @@ func receive(sock *os.File) (msg []byte, files []*os.File, err error) {
 		}
 	}
 	if flags&(unix.MSG_CTRUNC|unix.MSG_TRUNC) != 0 {
-		closeAll(files)
+		CloseAll(files)
 		return nil, nil, errors.New("receive: message was cut off")
 	}
 	if n == 0 {
-		closeAll(files)
+		CloseAll(files)
 		return nil, nil, io.EOF
 	}
 	return msg[:n], files, nil
@@ -237,15 +248,16 @@ func parseRights(b []byte) (files []*os.File, err error) {
 	return files, nil
 }
 
-func closeAll(files []*os.File) {
+// CloseAll closes files that were only read, or passed on: their errors say nothing.
+func CloseAll(files []*os.File) {
 	for _, f := range files {
 		f.Close()
 	}
 }
 
-// socketPair returns two ends of a socket that keeps messages apart. The first
+// SocketPair returns two ends of a socket that keeps messages apart. The first
 // can be waited for without a thread.
-func socketPair() (host, inside *os.File, err error) {
+func SocketPair() (host, inside *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("socket pair: %w", err)
@@ -258,8 +270,8 @@ func socketPair() (host, inside *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "sandbox"), os.NewFile(uintptr(fds[1]), "host"), nil
 }
 
-// memfd makes a sealed file of what fill writes, at offset 0.
-func memfd(name string, fill func(io.Writer) error) (*os.File, error) {
+// Memfd makes a sealed file of what fill writes, at offset 0.
+func Memfd(name string, fill func(io.Writer) error) (*os.File, error) {
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, fmt.Errorf("memfd: %w", err)

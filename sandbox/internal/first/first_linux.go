@@ -1,10 +1,10 @@
-package sandbox
+package first
 
 import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
+	"path"
 	"runtime"
 	"slices"
 	"strings"
@@ -15,22 +15,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	// initName is the second argument of a sandbox's first process.
-	initName = "sandboxd-init"
-	// socketFD is where that process finds its socket, after the program itself at 3.
-	socketFD = 4
-)
-
-// firstProcess is PID 1 of a sandbox. It returns its exit status.
-func firstProcess() int {
+// run is PID 1 of a sandbox. It returns its exit status.
+func run() int {
 	sock := os.NewFile(socketFD, "host")
 	unix.CloseOnExec(socketFD)
-	unix.Close(socketFD - 1)
+	unix.Close(ProgramFD)
 	if err := lead(sock); err != nil {
-		r := report{Error: err.Error()}
-		if bad := (*TargetError)(nil); errors.As(err, &bad) {
-			r.Error, r.Target = bad.Reason, bad.Target
+		r := Report{Error: err.Error()}
+		if bad := (*targetError)(nil); errors.As(err, &bad) {
+			r.Error, r.Target = bad.reason, bad.target
 		}
 		if sendReport(sock, r) != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -72,9 +65,9 @@ func lead(sock *os.File) error {
 	}
 	spareThreads(4)
 	pid, err := start(o, stdio, func(found []string) error {
-		return sendReport(sock, report{Started: true, Found: found, Network: network})
+		return sendReport(sock, Report{Started: true, Found: found, Network: network})
 	})
-	closeAll(stdio)
+	CloseAll(stdio)
 	if err != nil {
 		return err
 	}
@@ -83,7 +76,7 @@ func lead(sock *os.File) error {
 	if err := killRest(); err != nil {
 		return err
 	}
-	return sendReport(sock, report{Ended: true, Status: uint32(status)}, work)
+	return sendReport(sock, Report{Ended: true, Status: uint32(status)}, work)
 }
 
 // limitFiles sets the limit of open files that the command inherits, and makes syscall
@@ -147,7 +140,7 @@ func spareThreads(n int) {
 func obey(sock *os.File) {
 	for {
 		msg, files, err := receive(sock)
-		closeAll(files)
+		CloseAll(files)
 		if err != nil {
 			os.Exit(1)
 		}
@@ -191,9 +184,9 @@ func killRest() error {
 // start runs the command on a thread that can do no more than it. Before, it calls
 // ready with what the kernel says of that thread: the command may take all of
 // the sandbox down, by using up its memory, before there is time to say that it runs.
-func start(o *order, stdio []*os.File, ready func(found []string) error) (pid int, err error) {
+func start(o *Order, stdio []*os.File, ready func(found []string) error) (pid int, err error) {
 	// The error of execve alone would not say which file was meant.
-	argv, path, notFound := command(o)
+	argv, file, notFound := command(o)
 	done := make(chan struct{})
 	go func() {
 		runtime.LockOSThread() // for good: the thread is spoilt
@@ -202,7 +195,7 @@ func start(o *order, stdio []*os.File, ready func(found []string) error) (pid in
 			err = ready(found)
 		}
 		if err == nil {
-			pid, err = launch(o, stdio, path, argv, notFound)
+			pid, err = launch(o, stdio, file, argv, notFound)
 		}
 		close(done)
 		select {} // the thread stays: a parent-death signal is of the thread
@@ -213,7 +206,7 @@ func start(o *order, stdio []*os.File, ready func(found []string) error) (pid in
 
 // command is what to execute. A command that is not there is notFound, for the
 // task's own standard error: it is the task that is wrong.
-func command(o *order) (argv []string, path, notFound string) {
+func command(o *Order) (argv []string, file, notFound string) {
 	switch {
 	case strings.HasPrefix(o.Script, "#!"):
 		return []string{scriptPath}, scriptPath, ""
@@ -227,10 +220,10 @@ func command(o *order) (argv []string, path, notFound string) {
 		if !ok {
 			continue
 		}
-		for _, d := range filepath.SplitList(dirs) {
-			p := filepath.Join(WorkDir, d, o.Argv[0])
-			if filepath.IsAbs(d) {
-				p = filepath.Join(d, o.Argv[0])
+		for _, d := range strings.Split(dirs, ":") {
+			p := path.Join(WorkDir, d, o.Argv[0])
+			if path.IsAbs(d) {
+				p = path.Join(d, o.Argv[0])
 			}
 			if st, err := os.Stat(p); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
 				return o.Argv, p, ""
@@ -241,7 +234,7 @@ func command(o *order) (argv []string, path, notFound string) {
 }
 
 // launch executes the command, or what tells its caller that it cannot be.
-func launch(o *order, stdio []*os.File, path string, argv []string, notFound string) (pid int, err error) {
+func launch(o *Order, stdio []*os.File, file string, argv []string, notFound string) (pid int, err error) {
 	attr := &syscall.ProcAttr{
 		Dir: WorkDir, Env: o.Env,
 		Files: []uintptr{stdio[0].Fd(), stdio[1].Fd(), stdio[2].Fd()},
@@ -249,13 +242,13 @@ func launch(o *order, stdio []*os.File, path string, argv []string, notFound str
 	}
 	why, code := notFound, "127"
 	if notFound == "" {
-		pid, err = syscall.ForkExec(path, argv, attr)
+		pid, err = syscall.ForkExec(file, argv, attr)
 		if err == nil {
 			return pid, nil
 		}
 		if !slices.Contains([]error{syscall.ENOENT, syscall.EACCES, syscall.ENOEXEC, syscall.ENOTDIR, syscall.ELOOP,
 			syscall.EISDIR, syscall.E2BIG, syscall.ELIBBAD, syscall.EINVAL, syscall.ENAMETOOLONG, syscall.ETXTBSY}, err) {
-			return 0, fmt.Errorf("execute %q: %w", path, err)
+			return 0, fmt.Errorf("execute %q: %w", file, err)
 		}
 		why = err.Error()
 		if err != syscall.ENOENT {
@@ -330,8 +323,8 @@ func readBack() (found []string, err error) {
 const scriptPath = "/.sandboxd/script"
 
 // assembleRoot makes the root that the order tells of, and moves into it. The
-// root that libcontainer gave is base (base.go), which then is gone.
-func assembleRoot(o *order, files []*os.File) error {
+// root that libcontainer gave is the host's base, which then is gone.
+func assembleRoot(o *Order, files []*os.File) error {
 	unix.Umask(0)
 	defer unix.Umask(0o022)
 	if err := unix.Mount("sandboxd", "/root", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755,size=64m,nr_inodes=16k"); err != nil {
@@ -348,7 +341,7 @@ func assembleRoot(o *order, files []*os.File) error {
 		}
 	}
 	if o.Script != "" {
-		if err := (node{Path: scriptPath[1:], Mode: 0o555, Data: []byte(o.Script)}).make(root); err != nil {
+		if err := (Node{Path: scriptPath[1:], Mode: 0o555, Data: []byte(o.Script)}).make(root); err != nil {
 			return err
 		}
 	}
@@ -376,7 +369,7 @@ func assembleRoot(o *order, files []*os.File) error {
 }
 
 // make makes one node beneath root.
-func (n node) make(root *os.Root) error {
+func (n Node) make(root *os.Root) error {
 	var err error
 	switch {
 	case n.Mode.IsDir():
@@ -478,7 +471,7 @@ func bind(from, target string, attrs uint64) error {
 }
 
 // mountWork mounts /build.
-func mountWork(w workOrder, files []*os.File) error {
+func mountWork(w WorkOrder, files []*os.File) error {
 	if w.Direct >= 0 {
 		return attach(files[w.Direct], WorkDir)
 	}
@@ -548,16 +541,16 @@ func moveTo(tree *os.File, at int) error {
 }
 
 // mountInputs makes mount points in the root's own tree where there are none.
-func mountInputs(root *os.Root, inputs []mountOrder, files []*os.File) error {
+func mountInputs(root *os.Root, inputs []MountOrder, files []*os.File) error {
 	for _, in := range inputs {
 		target := strings.TrimPrefix(in.Target, "/")
 		if fd, err := openInRoot(target); err == nil {
 			unix.Close(fd)
 		} else if err := mountPoint(root, target, in.Dir); err != nil {
-			return &TargetError{Target: in.Target, Reason: err.Error()}
+			return &targetError{in.Target, err.Error()}
 		}
 		if err := attach(files[in.FD], in.Target); err != nil {
-			return &TargetError{Target: in.Target, Reason: err.Error()}
+			return &targetError{in.Target, err.Error()}
 		}
 	}
 	return nil
@@ -567,7 +560,7 @@ func mountPoint(root *os.Root, target string, dir bool) error {
 	if dir {
 		return root.MkdirAll(target, 0o755)
 	}
-	if err := root.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+	if err := root.MkdirAll(path.Dir(target), 0o755); err != nil {
 		return err
 	}
 	f, err := root.OpenFile(target, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o444)
@@ -638,11 +631,14 @@ func enterRoot() error {
 	return nil
 }
 
-// isInit reports whether this process is to be a sandbox's, before main.
-func isInit() (libcontainer, first bool) {
-	if len(os.Args) != 2 {
-		return false, false
+// targetError is an input that cannot be put where it is to be seen.
+type targetError struct{ target, reason string }
+
+func (e *targetError) Error() string { return e.target + ": " + e.reason }
+
+// init takes over in a sandbox's first process.
+func init() {
+	if len(os.Args) == 2 && os.Args[1] == Name && os.Getpid() == 1 {
+		os.Exit(run())
 	}
-	return os.Args[1] == "init" && os.Getenv("_LIBCONTAINER_INITPIPE") != "",
-		os.Args[1] == initName && os.Getpid() == 1
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,7 +28,7 @@ type Group struct {
 }
 
 func (m *Manager) make(name string) (*Group, error) {
-	if !nameRE.MatchString(name) {
+	if name == "" || len(name) > 128 || strings.Trim(name, nameChars) != "" {
 		return nil, fmt.Errorf("limits: group name %q: use 1 to 128 of a-z, 0-9 and -", name)
 	}
 	g := &Group{m: m, path: m.parent + "/" + name, applied: map[string]string{}, oom: make(chan struct{})}
@@ -140,6 +142,33 @@ func (g *Group) Procs() ([]int, error) {
 	return out, errors.Join(err, bad)
 }
 
+// Holds tells whether a process is in the group itself, for all controllers.
+func (g *Group) Holds(pid int) (bool, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid)) // cgroups(7)
+	if err != nil {
+		return false, fmt.Errorf("limits: %w", err)
+	}
+	at := map[string]string{} // by controller; that of v2 has no name
+	for line := range strings.Lines(string(text)) {
+		if f := strings.SplitN(strings.TrimSpace(line), ":", 3); len(f) == 3 {
+			for _, c := range strings.Split(f[1], ",") {
+				at[c] = f[2]
+			}
+		}
+	}
+	for _, h := range g.m.active() {
+		if h.v2 && at[""] != g.path {
+			return false, nil
+		}
+		for _, c := range h.ctls {
+			if slices.Contains(used, c) && at[c] != g.path {
+				return false, nil
+			}
+		}
+	}
+	return true, nil
+}
+
 // Events reads the counts; on v1 nested groups are summed, as the kernel does not.
 func (g *Group) Events() (e Events, err error) {
 	add := func(n *int64, path, key string) {
@@ -214,9 +243,31 @@ func (g *Group) Wait(ctx context.Context) error {
 	}
 }
 
+// removeEmpty removes a group that has no process and no group in it. The kernel refuses
+// to remove others; the hierarchy that Kill needs comes first.
+func (g *Group) removeEmpty() bool {
+	first := g.file("cgroup.kill")
+	if first == "" {
+		first = g.file("freezer.state")
+	}
+	if first == "" || os.Remove(filepath.Dir(first)) != nil {
+		return false
+	}
+	done := true
+	for _, h := range g.m.all {
+		if err := unix.Rmdir(h.dir + g.path); err != nil && err != unix.ENOENT {
+			done = false
+		}
+	}
+	return done
+}
+
 // Close kills what is left, waits 10 s at most and removes the group everywhere. It may be called again.
 func (g *Group) Close() error {
 	g.unwatch()
+	if g.removeEmpty() {
+		return nil
+	}
 	if pids, err := g.Procs(); err != nil {
 		return err
 	} else if len(pids) > 0 {

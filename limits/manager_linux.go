@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,7 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var nameRE = regexp.MustCompile(`^[a-z0-9-]{1,128}$`)
+// nameChars are what a name is made of. Regular expressions for it would be compiled in
+// each sandbox, whose processes are this program.
+const nameChars = "abcdefghijklmnopqrstuvwxyz0123456789-"
 
 var used = []string{"cpu", "cpuacct", "memory", "pids", "freezer", "blkio", "cpuset"}
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -217,7 +216,11 @@ func comparePaths(a, b string) int {
 	return len(a) - len(b)
 }
 
-var hostnameRE = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+// isHostname tells whether h is one label (RFC 1123) in lower case.
+func isHostname(h string) bool {
+	const chars = "abcdefghijklmnopqrstuvwxyz0123456789-"
+	return h != "" && len(h) <= 63 && strings.Trim(h, chars) == "" && strings.Trim(h, "-") == h
+}
 
 // orDefault checks the spec and fills in its defaults.
 func (s Spec) orDefault() (Spec, error) {
@@ -236,7 +239,7 @@ func (s Spec) orDefault() (Spec, error) {
 	switch {
 	case !slices.Contains([]string{NetworkIsolated, NetworkLoopback, NetworkFull}, s.Network):
 		return s, fmt.Errorf("network: %q is unknown to rootfs; use isolated, loopback or full", s.Network)
-	case !hostnameRE.MatchString(s.Hostname):
+	case !isHostname(s.Hostname):
 		return s, fmt.Errorf("hostname: %q is not a DNS label; use a-z, 0-9 and -, at most 63 bytes", s.Hostname)
 	case s.UID >= 65534 || s.GID >= 65534:
 		return s, fmt.Errorf("uid, gid: %d:%d is nobody or beyond a sandbox's range; use 1 to 65533", s.UID, s.GID)

@@ -51,7 +51,7 @@ type Sandbox struct {
 // Start makes a sandbox and starts its command. An error that lies in the task
 // names what is wrong with it. ctx is for the making only.
 func (h *Host) Start(ctx context.Context, spec Spec) (*Sandbox, error) {
-	if !idRE.MatchString(spec.ID) {
+	if spec.ID == "" || len(spec.ID) > 64 || strings.Trim(spec.ID, idChars) != "" {
 		return nil, fmt.Errorf("sandbox: id %q: use 1 to 64 of a-z, 0-9 and -", spec.ID)
 	}
 	if (spec.Script == "") == (len(spec.Argv) == 0) {
@@ -272,11 +272,11 @@ func (s *Sandbox) container(spec *Spec) *configs.Config {
 // values that do not depend on the daemon's.
 func (s *Sandbox) setLimits(spec *Spec) error {
 	pid := s.first.pid
-	procs, err := s.group.Procs()
+	in, err := s.group.Holds(pid)
 	if err != nil {
 		return err
 	}
-	if !slices.Contains(procs, pid) {
+	if !in {
 		return fmt.Errorf("the first process is not in its control group %s", s.group.Path())
 	}
 	const no = unix.RLIM_INFINITY
@@ -512,6 +512,11 @@ func (s *Sandbox) Terminate() error {
 // Kill kills every process in the sandbox: the first, and with it its pid
 // namespace, and whatever is in the control group.
 func (s *Sandbox) Kill() error {
+	select {
+	case <-s.first.lost:
+		return nil // its pid namespace is empty; the group's Close sees to anything else
+	default:
+	}
 	err := s.first.process.Signal(os.Kill)
 	if errors.Is(err, os.ErrProcessDone) {
 		err = nil

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"regexp"
 	"time"
 
 	"github.com/sandboxd/sandboxd/limits"
@@ -113,7 +112,7 @@ type Exit struct {
 	Duration time.Duration
 }
 
-var idRE = regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
+const idChars = "abcdefghijklmnopqrstuvwxyz0123456789-"
 
 // UnmappableError is a work directory whose file system cannot be id-mapped.
 type UnmappableError struct {

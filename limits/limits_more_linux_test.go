@@ -192,3 +192,57 @@ func TestManyGroups(t *testing.T) {
 		t.Errorf("a closed group is there still: %v", err)
 	}
 }
+
+// TestHurry: that it does what it is there for is seen by a clock only, but not that it fails.
+func TestHurry(t *testing.T) {
+	testutil.RequireRoot(t)
+	m, err := Open(Config{Parent: testutil.CgroupParent()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if m.Mode() == "v2" {
+		t.Skip("for v1 only")
+	}
+	before, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.hurry(); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := os.ReadFile("/proc/self/cgroup"); err != nil || string(after) != string(before) {
+		t.Fatalf("moved from\n%sto\n%s%v", before, after, err)
+	}
+}
+
+func TestHolds(t *testing.T) {
+	testutil.RequireRoot(t)
+	m, err := Open(Config{Parent: testutil.CgroupParent()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	g, err := m.Create("holds", Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	c := exec.Command("sleep", "1000")
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer c.Wait() //nolint:errcheck // it is killed with the group
+	if in, err := g.Holds(c.Process.Pid); err != nil || in {
+		t.Fatalf("before: %v, %v", in, err)
+	}
+	if err := g.Add(c.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	if in, err := g.Holds(c.Process.Pid); err != nil || !in {
+		t.Fatalf("after: %v, %v", in, err)
+	}
+	if err := g.Kill(); err != nil {
+		t.Fatal(err)
+	}
+}

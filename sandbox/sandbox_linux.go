@@ -127,13 +127,7 @@ func (s *Sandbox) start(ctx context.Context, spec *Spec) (err error) {
 	if err := s.command(o, files); err != nil {
 		return s.first.explain(err)
 	}
-	s.later(func() error {
-		<-s.ended
-		if s.work != nil {
-			return s.work.Close()
-		}
-		return nil
-	})
+	s.later(s.CloseWork)
 	s.later(s.Kill)
 	go s.watch()
 	return nil
@@ -533,6 +527,21 @@ func (s *Sandbox) Found() []string { return slices.Clone(s.found) }
 // Work is the work directory as the command left it, after Wait; nil where
 // Exit.Lost. It is the Sandbox's. All that is in it is hostile.
 func (s *Sandbox) Work() *os.File { return s.work }
+
+// CloseWork waits for the end and closes Work, and with it the last hold on the work
+// directory and the inputs. Close does it, too; the two must not be called at once.
+func (s *Sandbox) CloseWork() error {
+	<-s.ended
+	work := s.work
+	s.work = nil
+	if work == nil {
+		return nil
+	}
+	if err := work.Close(); err != nil {
+		return fmt.Errorf("sandbox: work directory: %w", err)
+	}
+	return nil
+}
 
 // Upper is the layer that took the command's writes, after Wait; an error where
 // Work.Mode had none. The caller closes it.

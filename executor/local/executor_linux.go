@@ -27,16 +27,17 @@ import (
 
 // Executor runs tasks in sandboxes. It is an executor.Executor.
 type Executor struct {
-	cfg    Config
-	log    logrus.FieldLogger
-	lock   *os.File
-	limits *limits.Manager
-	host   *sandbox.Host
-	roots  *roots
-	slots  chan struct{} // one for each running task
-	born   time.Time
-	flight flight
-	gc     *collector
+	cfg      Config
+	log      logrus.FieldLogger
+	lock     *os.File
+	limits   *limits.Manager
+	host     *sandbox.Host
+	roots    *roots
+	slots    chan struct{}  // one for each sandbox
+	unmaking sync.WaitGroup // sandboxes of answered tasks
+	born     time.Time
+	flight   flight
+	gc       *collector
 
 	mu     sync.Mutex
 	status executor.Status
@@ -143,6 +144,7 @@ func (e *Executor) Close(ctx context.Context) error {
 		e.cancel()
 		<-e.idle
 	}
+	e.unmaking.Wait()
 	e.gc.close(ctx)
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -155,11 +155,11 @@ func (t *task) openRoot() (err error) {
 func (t *task) run(ctx context.Context, store bool) (*executor.TaskOutput, error) {
 	select {
 	case t.slots <- struct{}{}:
-		defer func() { <-t.slots }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	out, err := t.inSandbox(ctx)
+	out, box, err := t.inSandbox(ctx)
+	t.unmakeLater(box)
 	if err != nil {
 		return nil, err
 	}
@@ -181,22 +181,34 @@ func (t *task) run(ctx context.Context, store bool) (*executor.TaskOutput, error
 	return out, nil
 }
 
-// inSandbox runs the task and collects what it made.
-func (t *task) inSandbox(ctx context.Context) (out *executor.TaskOutput, err error) {
+// unmakeLater unmakes a sandbox, if there is one, and gives back the slot then: a task's
+// answer need not wait for the removal of all that the task has written. No process
+// is left, and nothing that holds the caller's directories.
+func (t *task) unmakeLater(box *sandbox.Sandbox) {
+	t.unmaking.Go(func() {
+		defer func() { <-t.slots }()
+		if box == nil {
+			return
+		}
+		if err := box.Close(); err != nil {
+			t.log.WithError(err).Error("what a task left could not be removed; what is named is still there")
+		}
+	})
+}
+
+// inSandbox runs the task and collects what it made. The caller closes the sandbox.
+func (t *task) inSandbox(ctx context.Context) (out *executor.TaskOutput, box *sandbox.Sandbox, err error) {
 	stops := &stops{task: t, ended: make(chan struct{})}
 	l, err := openLogs(t.cfg.Cache, t.logBytes(), t.event, func() { stops.now(executor.CauseOutputLimit) })
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	box, err := t.start(ctx, l)
+	box, err = t.start(ctx, l)
 	if err = errors.Join(err, l.closeWriters()); err != nil {
-		if box != nil {
-			err = errors.Join(err, box.Close())
-		}
-		return nil, errors.Join(err, l.abandon())
+		return nil, box, errors.Join(err, l.abandon())
 	}
 	defer func() {
-		if e := box.Close(); e != nil {
+		if e := box.CloseWork(); e != nil {
 			out, err = nil, errors.Join(err, e)
 		}
 	}()
@@ -206,13 +218,13 @@ func (t *task) inSandbox(ctx context.Context) (out *executor.TaskOutput, err err
 	})
 	stdout, stderr, err2 := l.finish()
 	if err = errors.Join(err, err2); err != nil {
-		return nil, err
+		return nil, box, err
 	}
 	if out, err = t.judge(box, exit, stops); err != nil {
-		return nil, err
+		return nil, box, err
 	}
 	out.Stdout, out.Stderr = stdout, stderr
-	return out, t.collect(box, exit, out)
+	return out, box, t.collect(box, exit, out)
 }
 
 func (t *task) logBytes() int64 {

@@ -1,7 +1,9 @@
 package integration_test
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -295,5 +297,72 @@ func TestEscapeForkBomb(t *testing.T) {
 	out := f.run(&executor.TaskSpec{Script: "b() { b & b & wait; }; b; exit 3", Timeout: 5e9, Limits: executor.ResourceLimits{PidsMax: 64}})
 	if out.Success() {
 		t.Errorf("%+v", out)
+	}
+}
+
+// setID tries to make files that run as their owner or group.
+func setID() outcomes {
+	unix.Umask(0)
+	o := outcomes{}
+	for _, how := range []struct {
+		name string
+		do   func(path string) error
+	}{
+		{"chmod", func(p string) error {
+			return errors.Join(os.WriteFile(p, nil, 0o755), unix.Chmod(p, 0o4755))
+		}},
+		{"chmod of a directory", func(p string) error { return errors.Join(os.Mkdir(p, 0o755), unix.Chmod(p, 0o2755)) }},
+		{"fchmod", func(p string) error {
+			f, err := os.Create(p)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			return unix.Fchmod(int(f.Fd()), 0o2755)
+		}},
+		{"fchmodat2", func(p string) error {
+			return errors.Join(os.WriteFile(p, nil, 0o755), unix.Fchmodat(unix.AT_FDCWD, p, 0o6755, unix.AT_SYMLINK_NOFOLLOW))
+		}},
+		{"open", func(p string) error {
+			_, err := unix.Open(p, unix.O_CREAT|unix.O_WRONLY, 0o4755)
+			return err
+		}},
+		{"openat2", func(p string) error {
+			_, err := unix.Openat2(unix.AT_FDCWD, p, &unix.OpenHow{Flags: unix.O_CREAT | unix.O_WRONLY, Mode: 0o4755})
+			return err
+		}},
+		{"mknod", func(p string) error { return unix.Mknod(p, unix.S_IFREG|0o4755, 0) }},
+		{"mkdir", func(p string) error { return unix.Mkdir(p, 0o6755) }}, // the kernel drops the bits
+		{"O_TMPFILE", func(p string) error {
+			fd, err := unix.Open("/build", unix.O_TMPFILE|unix.O_RDWR, 0o4755)
+			if err != nil {
+				return err
+			}
+			return unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, p, unix.AT_SYMLINK_FOLLOW)
+		}},
+	} {
+		o[how.name] = errnoName(how.do("/build/" + strings.ReplaceAll(how.name, " ", "-")))
+	}
+	return o
+}
+
+// TestEscapeSetID: in mode direct a task's files are its caller's, and a program among them
+// that is setuid would run as the caller, for whoever finds it.
+func TestEscapeSetID(t *testing.T) {
+	f := newFixture(t)
+	dir := openDir(t)
+	must(t, os.Chown(dir, callerUID, callerUID))
+	f.Logf("%v", f.probe("set id", executor.TaskSpec{Workdir: dir, WorkdirMode: executor.WorkdirDirect}))
+	entries, err := os.ReadDir(dir)
+	must(t, err)
+	if len(entries) < 3 {
+		t.Errorf("%v: not much was tried", entries)
+	}
+	for _, e := range entries {
+		st, err := e.Info()
+		must(t, err)
+		if st.Mode()&(fs.ModeSetuid|fs.ModeSetgid) != 0 {
+			t.Errorf("%s is %v", e.Name(), st.Mode())
+		}
 	}
 }

@@ -38,7 +38,7 @@ type Host struct {
 	ranges  *idRanges
 	exe     *os.File // this program, sealed
 	libs    []string // directories of the host's that the base has too
-	filters [2][]unix.SockFilter
+	filters map[FilterOptions][]unix.SockFilter
 	mu      sync.Mutex
 	live    map[string]bool
 	closed  bool
@@ -59,7 +59,7 @@ func Open(cfg Config) (*Host, error) {
 	if cfg.RangesDir == "" {
 		cfg.RangesDir = "/run/sandboxd-ids"
 	}
-	h := &Host{cfg: cfg, live: map[string]bool{}}
+	h := &Host{cfg: cfg, live: map[string]bool{}, filters: map[FilterOptions][]unix.SockFilter{}}
 	if err := h.prepare(); err != nil {
 		return nil, errors.Join(fmt.Errorf("sandbox: %w", err), h.Close())
 	}
@@ -89,8 +89,8 @@ func (h *Host) prepare() (err error) {
 			return err
 		}
 	}
-	for i, o := range []FilterOptions{{}, {Debug: true}} {
-		if h.filters[i], err = Filter(o); err != nil {
+	for _, o := range []FilterOptions{{}, {Debug: true}, {NoSetID: true}, {Debug: true, NoSetID: true}} {
+		if h.filters[o], err = Filter(o); err != nil {
 			return err
 		}
 	}

@@ -354,15 +354,13 @@ func (s *Sandbox) order(spec *Spec) (*first.Order, *fileList, error) {
 	files := &fileList{}
 	o := &first.Order{
 		Network: spec.Network, Script: spec.Script, Argv: spec.Argv,
-		Env: spec.Env, TmpBytes: spec.TmpBytes, OpenFiles: noFile(spec), Filter: s.host.filters[0],
-		Work: first.WorkOrder{Lower: -1, Layer: -1, Direct: -1},
+		Env: spec.Env, TmpBytes: spec.TmpBytes, OpenFiles: noFile(spec),
+		Filter: s.host.filters[FilterOptions{Debug: spec.Debug, NoSetID: spec.Work.Mode == WorkDirect}],
+		Work:   first.WorkOrder{Lower: -1, Layer: -1, Direct: -1},
 	}
 	var err error
 	if o.Tree, err = tree(spec.Root.Dir()); err != nil {
 		return nil, files, err
-	}
-	if spec.Debug {
-		o.Filter = s.host.filters[1]
 	}
 	for i, f := range spec.Stdio {
 		// Else the command, which has another user, could not open /dev/stdout.

@@ -12,11 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FilterOptions loosens a Filter.
+// FilterOptions are the variants of a Filter.
 type FilterOptions struct {
 	// Debug permits ptrace and access to other processes' memory, which stay
 	// within the task's pid namespace and user.
 	Debug bool
+	// NoSetID refuses to give a file a setuid or setgid bit. It is for a work directory of
+	// the caller's own, where a program that is setuid to the caller would await others.
+	NoSetID bool
 }
 
 // denied are calls that the profile permits and a build has no need of: each
@@ -59,7 +62,11 @@ func Filter(o FilterOptions) ([]unix.SockFilter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("assemble the seccomp filter: %w", err)
 	}
-	return assemble(append(typing(info), code...))
+	before := typing(info)
+	if o.NoSetID {
+		before = append(before, settingID(info)...)
+	}
+	return assemble(append(before, code...))
 }
 
 // rules turns the profile's into groups: what is permitted without condition,
@@ -165,6 +172,35 @@ func typing(info *arch.Info) []bpf.Instruction {
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.F_SETLEASE, SkipTrue: 1},
 		refuse,
 	}
+}
+
+// settingID refuses modes with a setuid or setgid bit in all calls that take a mode and keep
+// those bits. openat2 has it in memory, where a filter cannot look, and seems
+// unimplemented, as before Linux 5.6.
+func settingID(info *arch.Info) []bpf.Instruction {
+	const nr, args = 0, 16 // offsets in struct seccomp_data
+	code := []bpf.Instruction{
+		bpf.LoadAbsolute{Off: nr, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.SYS_OPENAT2, SkipTrue: 1},
+		bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)},
+	}
+	modes := []struct {
+		name string
+		arg  uint32
+	}{{"chmod", 1}, {"fchmod", 1}, {"fchmodat", 2}, {"fchmodat2", 2}, {"creat", 1}, {"open", 2}, {"openat", 3}, {"mknod", 1}, {"mknodat", 2}}
+	for _, m := range modes {
+		n, known := info.SyscallNames[m.name]
+		if !known {
+			continue // arm64 has no chmod, creat, open and mknod
+		}
+		code = append(code,
+			bpf.LoadAbsolute{Off: nr, Size: 4},
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(n), SkipTrue: 3},
+			bpf.LoadAbsolute{Off: args + 8*m.arg, Size: 4},
+			bpf.JumpIf{Cond: bpf.JumpBitsNotSet, Val: unix.S_ISUID | unix.S_ISGID, SkipTrue: 1},
+			bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)})
+	}
+	return code
 }
 
 func assemble(code []bpf.Instruction) ([]unix.SockFilter, error) {

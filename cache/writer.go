@@ -27,6 +27,7 @@ type Writer struct {
 	name string
 	hash hash.Hash
 	size int64
+	hole bool  // what was written last was left out
 	err  error // the first, which Commit repeats
 }
 
@@ -52,13 +53,22 @@ func (w *Writer) Write(p []byte) (int, error) {
 		w.err = fmt.Errorf("%w (%d bytes)", ErrTooLarge, w.c.cfg.MaxBytes)
 		return 0, w.err
 	}
-	n, err := w.f.Write(p)
+	n, err := len(p), error(nil)
+	if w.hole = isHole(p); !w.hole {
+		n, err = w.f.WriteAt(p, w.size)
+	}
 	w.hash.Write(p[:n])
 	w.size += int64(n)
 	if err != nil {
 		w.err = fmt.Errorf("write a blob: %w", explain(err))
 	}
 	return n, w.err
+}
+
+// isHole tells whether p is zeros enough to be left out of a file, which reads the same then.
+func isHole(p []byte) bool {
+	const block = 4096
+	return len(p) >= block && p[0] == 0 && bytes.Equal(p[1:], p[:len(p)-1])
 }
 
 // Size is the number of bytes written so far.
@@ -82,6 +92,9 @@ func (w *Writer) commit(want *Digest) (Digest, error) {
 		return Digest{}, fmt.Errorf("blob said to be %v is %v: nothing is stored", *want, d)
 	}
 	ok, err := w.c.keep(d)
+	if !ok && err == nil && w.hole {
+		err = w.f.Truncate(w.size)
+	}
 	if !ok && err == nil {
 		err = w.store(d)
 	}

@@ -159,8 +159,8 @@ type ResourceLimits struct {
 	// Default 4 GiB, at least 32 MiB, of
 	// which the sandbox's own first process takes some.
 	MemoryBytes int64 `json:"memory_bytes,omitempty"`
-	// PidsMax bounds processes and threads; the sandbox's own first process is about 8
-	// of them. Default 1024, at least 16.
+	// PidsMax bounds processes and threads. Default 1024. The sandbox's own, a dozen at
+	// most, come on top; the kernel sees the sum.
 	PidsMax int64 `json:"pids_max,omitempty"`
 	// IOWeight is a share of disk time from 1 to 10000. Default 100, which
 	// is the kernel's own and needs no enforcement.

@@ -260,7 +260,7 @@ func (l ResourceLimits) validate() error {
 	}{
 		{"cpu_quota_us", l.CPUQuotaUS, 1000, 100_000 * 4096},
 		{"memory_bytes", l.MemoryBytes, 32 << 20, most},
-		{"pids_max", l.PidsMax, 16, 4 << 20},
+		{"pids_max", l.PidsMax, 1, 4 << 20},
 		{"io_weight", l.IOWeight, 1, 10_000},
 		{"tmp_bytes", l.TmpBytes, 4096, most},
 		{"open_files", l.OpenFiles, 64, 1 << 20},

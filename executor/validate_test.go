@@ -36,7 +36,7 @@ func TestValidateNamesTheField(t *testing.T) {
 			{Script: "x", Inputs: []executor.Input{{Host: "/a"}, {Host: "/b", Sandbox: "/a"}}}},
 		"limits.memory_bytes": {{Script: "x", Limits: executor.ResourceLimits{MemoryBytes: 1}}, {Script: "x", Limits: executor.ResourceLimits{MemoryBytes: -2}}},
 		"limits.cpu_quota_us": {{Script: "x", Limits: executor.ResourceLimits{CPUQuotaUS: 999}}},
-		"limits.pids_max":     {{Script: "x", Limits: executor.ResourceLimits{PidsMax: 1}}},
+		"limits.pids_max":     {{Script: "x", Limits: executor.ResourceLimits{PidsMax: -2}}, {Script: "x", Limits: executor.ResourceLimits{PidsMax: 4<<20 + 1}}},
 		"limits.io_weight":    {{Script: "x", Limits: executor.ResourceLimits{IOWeight: -1}}, {Script: "x", Limits: executor.ResourceLimits{IOWeight: 10001}}},
 		"limits.open_files":   {{Script: "x", Limits: executor.ResourceLimits{OpenFiles: -1}}},
 	} {

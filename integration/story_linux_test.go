@@ -96,7 +96,7 @@ func TestStoryBadInput(t *testing.T) {
 		"--workdir none --output /abs -c true":         "outputs",
 		"--workdir none --env A-B=c\x00 -c true":       "env",
 		"--workdir none --memory 1M -c true":           "limits.memory_bytes",
-		"--workdir none --pids 3 -c true":              "limits.pids_max",
+		"--workdir none --pids 9000000 -c true":        "limits.pids_max",
 		"--workdir none --timeout 10000h -c true":      "timeout",
 		"--workdir none --network host -c true":        "network",
 		"--workdir none --cache maybe -c true":         "cache",

@@ -212,10 +212,23 @@ func (m *Manager) probe() error {
 		m.can[limit] = slices.ContainsFunc(fs, func(f string) bool { return g.file(f) != "" })
 	}
 	m.weight = 10_000
-	if g.file("io.weight") == "" {
+	cost, bfq := g.file("io.weight") != "" && costs(m.active()[0].dir), m.can["io_weight"] && schedules("bfq")
+	if !cost {
 		m.weight = bfqMost
 	}
+	m.can["io_weight"] = cost || bfq
 	return g.Close()
+}
+
+// costs tells whether a disk's I/O has costs on cgroup v2, without which io.weight does nothing.
+func costs(dir string) bool {
+	return strings.Contains(read(dir+"/io.cost.qos"), "enable=1")
+}
+
+// schedules tells whether a disk has the scheduler, without which its own weight does nothing.
+func schedules(scheduler string) bool {
+	disks, _ := filepath.Glob("/sys/block/*/queue/scheduler")
+	return slices.ContainsFunc(disks, func(d string) bool { return strings.Contains(read(d), "["+scheduler+"]") })
 }
 
 // Mode is "v2", "hybrid" or "v1".
@@ -237,6 +250,9 @@ func (m *Manager) Missing() (out []string) {
 }
 
 func remedy(l string) string {
+	if l == "io_weight" {
+		return "have a disk scheduled by BFQ (echo bfq >/sys/block/DISK/queue/scheduler), or on cgroup v2 enable io.cost.qos for it, and start again; or leave the limit out"
+	}
 	return fmt.Sprintf("enable the controller that has %s in the groups above the daemon's, or leave the limit out", files[l][0])
 }
 

@@ -8,7 +8,6 @@ func FuzzParsers(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		parseMounts(s)
 		ioStat(s)
-		blkioStat(s)
 		field(s, "max")
 	})
 }
@@ -19,9 +18,6 @@ func TestParsers(t *testing.T) {
 		t.Fatal(hs)
 	}
 	if r, w := ioStat("8:0 rbytes=1 wbytes=2\n8:1 rbytes=3 wbytes=4"); *r != 4 || *w != 6 {
-		t.Fatal(*r, *w)
-	}
-	if r, w := blkioStat("8:0 Read 5\n8:0 Write 6\nTotal 11"); *r != 5 || *w != 6 {
 		t.Fatal(*r, *w)
 	}
 	if n := field("low 1\noom_kill 7\n", "oom_kill"); n != 7 {

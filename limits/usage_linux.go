@@ -23,7 +23,8 @@ func (g *Group) OpenDir() (*os.File, error) {
 	return os.NewFile(uintptr(fd), g.path), nil
 }
 
-// Usage reads what the group has used so far, nested groups included.
+// Usage reads what the group has used so far, nested groups included. I/O is for v2 only: v1
+// counts what is throttled, and else nothing.
 func (g *Group) Usage() (Usage, error) {
 	if g.m.mode == "v2" {
 		s := read(g.file("cpu.stat"))
@@ -41,12 +42,8 @@ func (g *Group) Usage() (Usage, error) {
 	if user == nil || sys == nil {
 		return Usage{}, fmt.Errorf("limits: group %s: cpuacct.usage_user: %w: mount the cpuacct hierarchy", g.path, os.ErrNotExist)
 	}
-	u := Usage{CPUUser: time.Duration(*user), CPUSystem: time.Duration(*sys),
-		PeakMemory: number(read(g.file("memory.max_usage_in_bytes"))), PeakPids: number(read(g.file("pids.peak")))}
-	if p := g.file("blkio.throttle.io_service_bytes_recursive"); p != "" {
-		u.IORead, u.IOWrite = blkioStat(read(p))
-	}
-	return u, nil
+	return Usage{CPUUser: time.Duration(*user), CPUSystem: time.Duration(*sys),
+		PeakMemory: number(read(g.file("memory.max_usage_in_bytes"))), PeakPids: number(read(g.file("pids.peak")))}, nil
 }
 
 func number(s string) *int64 {
@@ -66,24 +63,6 @@ func ioStat(s string) (r, w *int64) {
 		case "rbytes":
 			*r += n
 		case "wbytes":
-			*w += n
-		}
-	}
-	return r, w
-}
-
-func blkioStat(s string) (r, w *int64) {
-	r, w = new(int64), new(int64)
-	for line := range strings.Lines(s) {
-		f := strings.Fields(line)
-		if len(f) != 3 {
-			continue
-		}
-		n, _ := strconv.ParseInt(f[2], 10, 64)
-		switch f[1] {
-		case "Read":
-			*r += n
-		case "Write":
 			*w += n
 		}
 	}

@@ -281,11 +281,24 @@ func (p *placer) copy(dst, src *os.File, e Entry) error {
 	if e.Size > 0 && unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil {
 		return nil
 	}
+	if err := dst.Truncate(e.Size); err != nil { // so that holes need not be written
+		return err
+	}
 	for at := int64(0); at < e.Size; {
 		if err := p.ctx.Err(); err != nil {
 			return err
 		}
-		n, err := copyPiece(dst, src, at, min(copyChunk, e.Size-at))
+		end := e.Size
+		switch data, err := unix.Seek(int(src.Fd()), at, unix.SEEK_DATA); err {
+		case nil:
+			at = data
+			if hole, err := unix.Seek(int(src.Fd()), at, unix.SEEK_HOLE); err == nil {
+				end = min(end, hole)
+			}
+		case unix.ENXIO: // a hole up to the end
+			return nil
+		}
+		n, err := copyPiece(dst, src, at, min(copyChunk, end-at))
 		if err != nil {
 			return err
 		}

@@ -43,6 +43,7 @@ type Sandbox struct {
 	ended   chan struct{}
 	exit    Exit
 	work    *os.File
+	own     *first.Own // nil where the first process was lost
 	err     error
 	closing sync.Once
 	closed  error
@@ -91,7 +92,11 @@ func (s *Sandbox) start(ctx context.Context, spec *Spec) (err error) {
 	if err := s.makeDir(); err != nil {
 		return err
 	}
-	if s.group, err = s.host.cfg.Limits.Create(spec.ID, spec.Limits); err != nil {
+	l := spec.Limits
+	if l.PidsMax > 0 {
+		l.PidsMax += ownPids
+	}
+	if s.group, err = s.host.cfg.Limits.Create(spec.ID, l); err != nil {
 		return err
 	}
 	s.later(s.group.Close)
@@ -301,6 +306,10 @@ func (s *Sandbox) setLimits(spec *Spec) error {
 	return nil
 }
 
+// ownPids is how many processes and threads a sandbox has at most that are not its
+// command's: those of libcontainer, and then of the first process.
+const ownPids = 12
+
 // defaultOpenFiles is the hard limit unless another is asked for.
 const defaultOpenFiles = 65536
 
@@ -464,6 +473,7 @@ func (s *Sandbox) watch() {
 		s.err = errors.New("the first process reports no end")
 	default:
 		s.exit.of(syscall.WaitStatus(r.Status))
+		s.own = &r.Own
 		s.work, files = files[0], nil
 	}
 	first.CloseAll(files)
@@ -518,6 +528,24 @@ func (s *Sandbox) Kill() error {
 
 // Group is the control group, to read from. It is the Sandbox's.
 func (s *Sandbox) Group() *limits.Group { return s.group }
+
+// Usage is what the sandbox has used, without its first process if that could tell, after Wait.
+// Of memory the first process has some 10 MB of its own at the most, which stay in.
+func (s *Sandbox) Usage() (limits.Usage, error) {
+	u, err := s.group.Usage()
+	if err != nil || s.own == nil {
+		return u, err
+	}
+	u.CPUUser = max(0, u.CPUUser-time.Duration(s.own.UserUS)*time.Microsecond)
+	u.CPUSystem = max(0, u.CPUSystem-time.Duration(s.own.SystemUS)*time.Microsecond)
+	if u.PeakPids != nil {
+		*u.PeakPids = max(1, *u.PeakPids-s.own.Threads)
+	}
+	if u.IORead == nil {
+		u.IORead, u.IOWrite = &s.own.Read, &s.own.Write
+	}
+	return u, nil
+}
 
 // Found is what was read back from the kernel before the command began.
 func (s *Sandbox) Found() []string { return slices.Clone(s.found) }

@@ -51,8 +51,8 @@ type Spec struct {
 
 	// Network is what it reaches.
 	Network netpolicy.Policy
-	// Limits are enforced before the first instruction. They count the sandbox's
-	// own first process in: some 10 MB and 6 threads.
+	// Limits are enforced before the first instruction. Memory counts the sandbox's own
+	// first process in: some 10 MB. PidsMax is raised by what is its at most.
 	Limits limits.Limits
 	// TmpBytes bounds /tmp, /var/tmp and the home directory together, and
 	// /dev/shm alike. 0 is half of the machine's memory.

@@ -2,12 +2,18 @@ package local
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
@@ -202,6 +208,81 @@ func TestCancel(t *testing.T) {
 	must(t, err)
 	if out.Cause != executor.CauseCanceled {
 		t.Errorf("%+v", out)
+	}
+}
+
+// Collecting is part of a task: who cancels it need not wait for a terabyte of holes.
+func TestCancelWhileCollecting(t *testing.T) {
+	e := newExecutor(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	watching.Go(func() {
+		for ctx.Err() == nil {
+			fds, _ := filepath.Glob("/proc/self/fd/*")
+			for _, fd := range fds {
+				if to, _ := os.Readlink(fd); filepath.Base(to) == "collected" {
+					cancel()
+				}
+			}
+		}
+	})
+	out, err := e.Execute(ctx, &executor.TaskSpec{Script: "truncate -s 60G collected", Outputs: []string{"collected"}, Cache: executor.CacheOff})
+	must(t, err)
+	if out.Cause != executor.CauseCanceled || len(out.OutputFiles) > 0 || out.Success() {
+		t.Errorf("%+v", out)
+	}
+}
+
+// A file's holes are neither stored nor given back as blocks.
+func TestSparseOutput(t *testing.T) {
+	e := newExecutor(t)
+	dir := openDir(t)
+	out := runTask(t, e, &executor.TaskSpec{
+		Script:  "truncate -s 256M o; echo there | dd of=o bs=1M seek=100 conv=notrunc status=none; cp --sparse=never o copy",
+		Workdir: dir, Outputs: []string{"o", "copy"},
+	})
+	if !out.Success() {
+		t.Fatalf("%+v\n%s", out, out.Stderr.Inline)
+	}
+	for _, name := range []string{"o", "copy"} {
+		var st unix.Stat_t
+		must(t, unix.Stat(filepath.Join(dir, name), &st))
+		if st.Size != 256<<20 || st.Blocks*512 > 8<<20 {
+			t.Errorf("%s has %d bytes in %d blocks", name, st.Size, st.Blocks)
+		}
+	}
+	f, err := os.Open(filepath.Join(dir, "o"))
+	must(t, err)
+	defer f.Close()
+	h := sha256.New()
+	_, err = io.Copy(h, f)
+	must(t, err)
+	if got := hex.EncodeToString(h.Sum(nil)); got != out.OutputFiles[0].Digest.Hash || got != out.OutputFiles[1].Digest.Hash {
+		t.Errorf("%s is not what %+v tells", got, out.OutputFiles)
+	}
+}
+
+// What the sandbox's own first process uses is not the task's.
+func TestUsage(t *testing.T) {
+	e := newExecutor(t)
+	dir := openDir(t)
+	u := runTask(t, e, &executor.TaskSpec{Argv: []string{"/bin/true"}}).Usage
+	if u.PeakPids == nil || *u.PeakPids != 1 || u.PeakMemory == nil || *u.PeakMemory == 0 {
+		t.Errorf("true: %+v", u)
+	}
+	u = runTask(t, e, &executor.TaskSpec{Script: "sleep 1 & sleep 1 & sleep 1 & dd if=/dev/zero of=x bs=1M count=20 conv=fsync status=none; wait", Workdir: dir}).Usage
+	if u.PeakPids == nil || *u.PeakPids < 4 || *u.PeakPids > 8 {
+		t.Errorf("4 at once: %+v", u)
+	}
+	var st unix.Statfs_t
+	must(t, unix.Statfs(dir, &st))
+	if st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC {
+		t.Skip("I/O: the temporary directory is in memory")
+	}
+	if u.IOWrite == nil || *u.IOWrite < 20<<20 {
+		t.Errorf("20 MiB written: %+v", u)
 	}
 }
 

@@ -224,7 +224,7 @@ func (t *task) inSandbox(ctx context.Context) (out *executor.TaskOutput, box *sa
 		return nil, box, err
 	}
 	out.Stdout, out.Stderr = stdout, stderr
-	return out, box, t.collect(box, exit, out)
+	return out, box, t.collect(ctx, box, exit, out)
 }
 
 func (t *task) logBytes() int64 {
@@ -305,7 +305,7 @@ func (t *task) judge(box *sandbox.Sandbox, exit sandbox.Exit, s *stops) (*execut
 	if err != nil {
 		return nil, err
 	}
-	used, err := box.Group().Usage()
+	used, err := box.Usage()
 	if err != nil {
 		return nil, err
 	}
@@ -328,9 +328,12 @@ func (t *task) judge(box *sandbox.Sandbox, exit sandbox.Exit, s *stops) (*execut
 }
 
 // collect takes the outputs of a success into the cache, and lists all other writes.
-func (t *task) collect(box *sandbox.Sandbox, exit sandbox.Exit, out *executor.TaskOutput) error {
+func (t *task) collect(ctx context.Context, box *sandbox.Sandbox, exit sandbox.Exit, out *executor.TaskOutput) error {
 	if out.Cause == executor.CauseExited && exit.Code == 0 {
-		if err := t.collectOutputs(box, out); err != nil {
+		switch err := t.collectOutputs(ctx, box, out); {
+		case err != nil && ctx.Err() != nil:
+			out.Cause, out.Evidence, out.OutputFiles = executor.CauseCanceled, "the caller canceled it, or went away, or the executor stopped, while its outputs were collected", nil
+		case err != nil:
 			return err
 		}
 	}
@@ -342,14 +345,14 @@ func (t *task) collect(box *sandbox.Sandbox, exit sandbox.Exit, out *executor.Ta
 		return err
 	}
 	defer upper.Close()
-	// The context may be done; the task is, too, and its caller waits.
+	// The context may be done; the task is, too, and its caller waits for a list that is bounded.
 	out.UndeclaredWrites, out.UndeclaredTotal, err = rootfs.Undeclared(context.Background(), upper, t.spec.Outputs, executor.MaxListed)
 	return err
 }
 
-func (t *task) collectOutputs(box *sandbox.Sandbox, out *executor.TaskOutput) error {
+func (t *task) collectOutputs(ctx context.Context, box *sandbox.Sandbox, out *executor.TaskOutput) error {
 	lim := rootfs.Limits{MaxBytes: max(t.limits.OutputBytes, 0)}
-	entries, missing, err := rootfs.Collect(context.Background(), box.Work(), t.spec.Outputs, lim, t.keep)
+	entries, missing, err := rootfs.Collect(ctx, box.Work(), t.spec.Outputs, lim, t.keep)
 	var entry *rootfs.EntryError
 	var limit *rootfs.LimitError
 	switch {

@@ -114,7 +114,7 @@ func (e *Executor) sign(ctx context.Context, spec *executor.TaskSpec, o *opened,
 
 // signable refuses bytes that the text fields of an Action cannot hold.
 func signable(spec *executor.TaskSpec) error {
-	const remedy = "put such bytes into a file, or run without the cache"
+	const remedy = "put such bytes into a file, or run without the cache (cache off)"
 	for i, a := range spec.Argv {
 		if !utf8.ValidString(a) {
 			return executor.FieldErrorf("argv", "argument %d is not UTF-8, which a signature must be; %s", i, remedy)
@@ -149,7 +149,7 @@ func (e *Executor) signInput(ctx context.Context, f *os.File, opt cache.TreeOpti
 func unreadable(field string, err error) error {
 	var bad *cache.TreeError
 	if errors.As(err, &bad) {
-		return executor.FieldErrorf(field, "%w, or run without the cache", err)
+		return executor.FieldErrorf(field, "%w, or run without the cache (cache off)", err)
 	}
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"path"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -76,7 +77,39 @@ func lead(sock *os.File) error {
 	if err := killRest(); err != nil {
 		return err
 	}
-	return sendReport(sock, Report{Ended: true, Status: uint32(status)}, work)
+	own, err := used()
+	if err != nil {
+		return err
+	}
+	return sendReport(sock, Report{Ended: true, Status: uint32(status), Own: own}, work)
+}
+
+// used is what this process has used. The I/O of those it waited for is in its own.
+func used() (o Own, err error) {
+	var r unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &r); err != nil {
+		return o, fmt.Errorf("own usage: %w", err)
+	}
+	o.UserUS, o.SystemUS = r.Utime.Nano()/1000, r.Stime.Nano()/1000
+	for file, want := range map[string]map[string]*int64{
+		"/proc/self/status": {"Threads:": &o.Threads},
+		"/proc/self/io":     {"read_bytes:": &o.Read, "write_bytes:": &o.Write},
+	} {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return o, fmt.Errorf("own usage: %w", err)
+		}
+		for line := range strings.Lines(string(b)) {
+			f := strings.Fields(line)
+			if len(f) != 2 || want[f[0]] == nil {
+				continue
+			}
+			if *want[f[0]], err = strconv.ParseInt(f[1], 10, 64); err != nil {
+				return o, fmt.Errorf("own usage: %s: %w", file, err)
+			}
+		}
+	}
+	return o, nil
 }
 
 // limitFiles sets the limit of open files that the command inherits, and makes syscall

@@ -67,9 +67,16 @@ type Report struct {
 	Found   []string `json:",omitempty"`
 	Network string   `json:",omitempty"`
 	Started bool     `json:",omitempty"`
-	// Ended has Status, a wait status.
+	// Ended has Status, a wait status, and Own.
 	Ended  bool   `json:",omitempty"`
 	Status uint32 `json:",omitempty"`
+	Own    Own
+}
+
+// Own is what the first process itself has used, and of I/O what all have.
+type Own struct {
+	UserUS, SystemUS, Threads int64
+	Read, Write               int64 // bytes, of a storage device: proc_pid_io(5)
 }
 
 const (

@@ -39,6 +39,7 @@ type hasher struct {
 	opt   TreeOptions
 
 	entries, files, bytes, read atomic.Int64
+	changed                     atomic.Int64 // the latest ctime
 
 	mu      sync.Mutex
 	change  sync.Cond // of jobs, or done
@@ -101,7 +102,17 @@ func (h *hasher) run(dir *os.File, ex exclusion) (Tree, error) {
 		return Tree{}, h.err
 	}
 	e := above.entries[0]
-	return Tree{Digest: digest(e.sum, e.size), Files: h.files.Load(), Bytes: h.bytes.Load(), Read: h.read.Load()}, nil
+	return Tree{Digest: digest(e.sum, e.size), Files: h.files.Load(), Bytes: h.bytes.Load(), Read: h.read.Load(), Changed: h.changed.Load()}, nil
+}
+
+// saw keeps the latest ctime.
+func (h *hasher) saw(in info) {
+	for {
+		was := h.changed.Load()
+		if in.ctime <= was || h.changed.CompareAndSwap(was, in.ctime) {
+			return
+		}
+	}
 }
 
 func (h *hasher) push(jobs ...job) {
@@ -254,7 +265,7 @@ func (w *worker) finish(n *node) {
 // list is the job that reads what entries a directory has.
 func (w *worker) list(j job) (string, error) {
 	n := j.dir
-	if err := n.open(); err != nil {
+	if err := n.open(w.saw); err != nil {
 		return "", err
 	}
 	names, err := n.handle.names(w.opt.MaxEntries - int(w.entries.Load()))
@@ -288,11 +299,12 @@ func (w *worker) list(j job) (string, error) {
 }
 
 // open opens the directory, which must be the one that was looked at.
-func (n *node) open() error {
+func (n *node) open(saw func(info)) error {
 	h, in, err := n.parent.handle.openDir(n.name)
 	if err != nil {
 		return err
 	}
+	saw(in)
 	n.handle = h
 	if n.depth == 0 {
 		n.mount, n.inode = in.mount, in.inode
@@ -347,6 +359,7 @@ func (w *worker) look(n *node, slot int) (job, error) {
 	if in.mount != n.mount {
 		return job{}, errMount
 	}
+	w.saw(in)
 	switch in.mode.Type() {
 	case 0:
 		e.kind = kindFile
@@ -419,6 +432,7 @@ func (h *hasher) file(f *os.File) (dirent, error) {
 	if !in.mode.IsRegular() {
 		return dirent{}, errors.New("is not a regular file")
 	}
+	h.saw(in)
 	e := dirent{kind: kindFile}
 	known, err := h.known(&e, in)
 	if known || err != nil {

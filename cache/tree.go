@@ -67,6 +67,10 @@ type Tree struct {
 	Bytes int64
 	// Read is how many of the files were not known and had to be read.
 	Read int64
+	// Changed is the latest time at which the state of anything in the tree changed, its
+	// directories and links included (ctime), in nanoseconds since 1970. A tree that has the
+	// same Digest and another Changed was perhaps something else in between.
+	Changed int64
 }
 
 // ErrChanged says that a file or directory was changed while it was hashed, so
@@ -100,7 +104,7 @@ func (e *TreeError) Unwrap() error { return e.Err }
 // mounts; and so is what cannot be read, changes meanwhile or exceeds the bounds.
 //
 // The tree may change once HashTree returns. Who stores a result under this
-// digest should hash again after the run, and store nothing if it is another.
+// digest should hash again after the run, and store nothing if Digest or Changed is another.
 func (c *Cache) HashTree(ctx context.Context, dir *os.File, opt TreeOptions) (Tree, error) {
 	opt, err := opt.withDefaults()
 	if err != nil {
@@ -123,20 +127,21 @@ func (c *Cache) HashTree(ctx context.Context, dir *os.File, opt TreeOptions) (Tr
 }
 
 // HashFile is the node of one file, which must be open for reading; its offset is neither
-// used nor changed. Of the options Reader and MaxBytes matter. Errors are
+// used nor changed. changed is as in Tree. Of the options Reader and MaxBytes matter. Errors are
 // those of HashTree.
-func (c *Cache) HashFile(ctx context.Context, f *os.File, opt TreeOptions) (Node, error) {
-	opt, err := opt.withDefaults()
+func (c *Cache) HashFile(ctx context.Context, f *os.File, opt TreeOptions) (n Node, changed int64, err error) {
+	opt, err = opt.withDefaults()
 	if err != nil {
-		return Node{}, fmt.Errorf("hash file: %w", err)
+		return n, 0, fmt.Errorf("hash file: %w", err)
 	}
 	c.index.loaded()
-	e, err := newHasher(ctx, &c.index, opt).file(f)
+	h := newHasher(ctx, &c.index, opt)
+	e, err := h.file(f)
 	c.index.saveSoon()
 	if err != nil {
-		return Node{}, fmt.Errorf("hash file: %w", treeError(f.Name(), err))
+		return n, 0, fmt.Errorf("hash file: %w", treeError(f.Name(), err))
 	}
-	return Node{Digest: digest(e.sum, e.size), Executable: e.executable}, nil
+	return Node{Digest: digest(e.sum, e.size), Executable: e.executable}, h.changed.Load(), nil
 }
 
 func (o TreeOptions) withDefaults() (TreeOptions, error) {

@@ -503,30 +503,30 @@ func TestHashFile(t *testing.T) {
 		}
 		f := openDir(t, filepath.Join(dir, name))
 		for range 2 {
-			if got, err := c.HashFile(t.Context(), f, TreeOptions{}); err != nil || got != want {
+			if got, _, err := c.HashFile(t.Context(), f, TreeOptions{}); err != nil || got != want {
 				t.Errorf("%+v, %v; want %+v", got, err, want)
 			}
 		}
 		if b, err := io.ReadAll(f); err != nil || string(b) != name {
 			t.Errorf("the offset moved: read %q, %v", b, err)
 		}
-		if got, err := c.HashFile(t.Context(), f, TreeOptions{Reader: 9}); err != nil || got != want {
+		if got, _, err := c.HashFile(t.Context(), f, TreeOptions{Reader: 9}); err != nil || got != want {
 			t.Errorf("for another reader: %+v, %v", got, err)
 		}
 	}
 	var te *TreeError
-	if _, err := c.HashFile(t.Context(), openDir(t, dir), TreeOptions{}); !errors.As(err, &te) || te.Path != dir {
+	if _, _, err := c.HashFile(t.Context(), openDir(t, dir), TreeOptions{}); !errors.As(err, &te) || te.Path != dir {
 		t.Errorf("a directory: %v", err)
 	}
-	if _, err := c.HashFile(t.Context(), openDir(t, filepath.Join(dir, "run")), TreeOptions{MaxBytes: 2}); !errors.As(err, &te) {
+	if _, _, err := c.HashFile(t.Context(), openDir(t, filepath.Join(dir, "run")), TreeOptions{MaxBytes: 2}); !errors.As(err, &te) {
 		t.Errorf("3 bytes of 2: %v", err)
 	}
-	if _, err := c.HashFile(t.Context(), nil, TreeOptions{MaxBytes: -2}); err == nil {
+	if _, _, err := c.HashFile(t.Context(), nil, TreeOptions{MaxBytes: -2}); err == nil {
 		t.Error("bad options were taken")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := c.HashFile(ctx, openDir(t, filepath.Join(dir, "a")), TreeOptions{Reader: 8}); !errors.Is(err, context.Canceled) || errors.As(err, &te) && te == nil {
+	if _, _, err := c.HashFile(ctx, openDir(t, filepath.Join(dir, "a")), TreeOptions{Reader: 8}); !errors.Is(err, context.Canceled) || errors.As(err, &te) && te == nil {
 		t.Errorf("canceled: %v", err)
 	}
 }

@@ -264,6 +264,32 @@ func TestSparseOutput(t *testing.T) {
 	}
 }
 
+// A result belongs to what the task saw, also where that is as before by the end.
+func TestChangedAndChangedBack(t *testing.T) {
+	e := newExecutor(t)
+	dir := openDir(t)
+	write(t, dir, map[string]string{"in": "A"})
+	spec := &executor.TaskSpec{
+		Script:  "until [ $(cat in) = B ]; do sleep 0.01; done; cat in >out; echo read; until [ $(cat in) = A ]; do sleep 0.01; done",
+		Workdir: dir, Outputs: []string{"out"},
+	}
+	for range 2 {
+		ctx := executor.WithEvents(context.Background(), func(ev executor.TaskEvent) {
+			switch {
+			case ev.Kind == executor.EventStarted:
+				write(t, dir, map[string]string{"in": "B"})
+			case strings.Contains(string(ev.Data), "read"):
+				write(t, dir, map[string]string{"in": "A"})
+			}
+		})
+		out, err := e.Execute(ctx, spec)
+		must(t, err)
+		if !out.Success() || out.Cached {
+			t.Fatalf("%+v", out)
+		}
+	}
+}
+
 // What the sandbox's own first process uses is not the task's.
 func TestUsage(t *testing.T) {
 	e := newExecutor(t)

@@ -33,7 +33,7 @@ func (t *task) store(ctx context.Context, out *executor.TaskOutput) error {
 	if err != nil {
 		return err
 	}
-	return t.cfg.Cache.PutResult(t.namespace(), t.signature, b, blobs(out))
+	return t.cfg.Cache.PutResult(t.namespace(), t.signature.Digest, b, blobs(out))
 }
 
 // blobs are what out names and does not hold.
@@ -61,7 +61,7 @@ func blobBytes(out *executor.TaskOutput) (n int64) {
 
 // lookUp returns the stored result of the task with its outputs in place, or nil.
 func (t *task) lookUp(ctx context.Context) (*executor.TaskOutput, error) {
-	b, _, err := t.cfg.Cache.Result(t.namespace(), t.signature)
+	b, _, err := t.cfg.Cache.Result(t.namespace(), t.signature.Digest)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -35,7 +35,7 @@ type task struct {
 	root   *rootfs.Rootfs
 	event  executor.EventFunc
 
-	signature cache.Digest
+	signature signature
 }
 
 // Execute implements executor.Executor.

@@ -62,10 +62,16 @@ func (o *opened) close() error {
 	return errors.Join(errs...)
 }
 
-// sign is the digest of the Action that spec is.
-func (e *Executor) sign(ctx context.Context, spec *executor.TaskSpec, o *opened, root string) (cache.Digest, error) {
+// signature is the digest of the Action that a task is, and when the newest of its files was
+// changed: the same content may have been another in between.
+type signature struct {
+	cache.Digest
+	changed int64
+}
+
+func (e *Executor) sign(ctx context.Context, spec *executor.TaskSpec, o *opened, root string) (s signature, err error) {
 	if err := signable(spec); err != nil {
-		return cache.Digest{}, err
+		return s, err
 	}
 	nodes := map[string]cache.Node{}
 	opt := cache.TreeOptions{Exclude: spec.Outputs, Reader: o.caller.UID}
@@ -75,18 +81,18 @@ func (e *Executor) sign(ctx context.Context, spec *executor.TaskSpec, o *opened,
 	if o.work != nil {
 		t, err := e.cfg.Cache.HashTree(ctx, o.work, opt)
 		if err != nil {
-			return cache.Digest{}, unreadable("workdir", err)
+			return s, unreadable("workdir", err)
 		}
-		nodes["work"] = cache.Node{Digest: t.Digest, Dir: true}
+		nodes["work"], s.changed = cache.Node{Digest: t.Digest, Dir: true}, t.Changed
 	}
 	opt.Exclude = nil
 	for i, f := range o.inputs {
 		// Numbered, since one input may lie beneath another; where they are seen is in the platform.
-		n, err := e.signInput(ctx, f, opt)
+		n, changed, err := e.signInput(ctx, f, opt)
 		if err != nil {
-			return cache.Digest{}, unreadable("inputs", err)
+			return s, unreadable("inputs", err)
 		}
-		nodes["inputs/"+strconv.Itoa(i)] = n
+		nodes["inputs/"+strconv.Itoa(i)], s.changed = n, max(s.changed, changed)
 	}
 	if spec.Script != "" {
 		nodes["script"] = cache.Node{Digest: cache.DigestOf([]byte(spec.Script)), Executable: true}
@@ -103,13 +109,13 @@ func (e *Executor) sign(ctx context.Context, spec *executor.TaskSpec, o *opened,
 	}
 	in, err := cache.Directory(nodes)
 	if err != nil {
-		return cache.Digest{}, err
+		return s, err
 	}
-	d, err := cache.Action(command(spec, root), in, 0, nil)
+	s.Digest, err = cache.Action(command(spec, root), in, 0, nil)
 	if err != nil {
-		return cache.Digest{}, executor.Errorf(executor.Invalid, "%w", err)
+		return s, executor.Errorf(executor.Invalid, "%w", err)
 	}
-	return d, nil
+	return s, nil
 }
 
 // signable refuses bytes that the text fields of an Action cannot hold.
@@ -133,16 +139,16 @@ func signable(spec *executor.TaskSpec) error {
 	return nil
 }
 
-func (e *Executor) signInput(ctx context.Context, f *os.File, opt cache.TreeOptions) (cache.Node, error) {
+func (e *Executor) signInput(ctx context.Context, f *os.File, opt cache.TreeOptions) (n cache.Node, changed int64, err error) {
 	st, err := f.Stat()
 	if err != nil {
-		return cache.Node{}, err
+		return n, 0, err
 	}
 	if !st.IsDir() {
 		return e.cfg.Cache.HashFile(ctx, f, opt)
 	}
 	t, err := e.cfg.Cache.HashTree(ctx, f, opt)
-	return cache.Node{Digest: t.Digest, Dir: true}, err
+	return cache.Node{Digest: t.Digest, Dir: true}, t.Changed, err
 }
 
 // unreadable blames a tree that cannot be hashed on who owns it.

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/local"
 )
 
 // dialTimeout bounds the way to a daemon's first answer.
@@ -67,12 +70,24 @@ func (e *env) openLocal(ctx context.Context, how runFlags) (backend, error) {
 		return nil, err
 	}
 	log := e.logger(logrus.WarnLevel)
-	h, err := e.parts.openHost(ctx, c, log)
-	if err != nil {
-		return nil, err
+	// Each has a state directory of its own, beside the daemon's: the first that is free,
+	// so that what a killed one left there is found and removed.
+	dir := c.StateDir
+	for i := range maxLocal {
+		c.StateDir = filepath.Join(dir, "local", strconv.Itoa(i))
+		h, err := e.parts.openHost(ctx, c, log)
+		if err == nil {
+			return localBackend{h}, nil
+		}
+		if !errors.Is(err, local.ErrInUse) {
+			return nil, err
+		}
 	}
-	return localBackend{h}, nil
+	return nil, executor.Errorf(executor.Unavailable, "%d of sandboxd run --local are at work on this machine; wait for one, or start a daemon, which has tasks wait (sandboxd serve)", maxLocal)
 }
+
+// maxLocal is how many of run --local there may be at once.
+const maxLocal = 64
 
 // connect dials the daemon. What is wrong with the socket is told with the remedy.
 func (e *env) connect(ctx context.Context, path string) (backend, error) {

@@ -65,7 +65,7 @@ func openHost(_ context.Context, c config, log logrus.FieldLogger) (host, error)
 	cfg.Cache, cfg.Logger = store, log
 	h, err := local.New(cfg)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, store.Close())
 	}
 	return h, nil
 }

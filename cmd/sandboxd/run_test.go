@@ -19,6 +19,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/local"
 	"github.com/sandboxd/sandboxd/internal/testutil"
 )
 
@@ -99,7 +100,7 @@ func TestRunRefusesBadFlags(t *testing.T) {
 		{"--cpus NaN -c id", "--cpus: \"NaN\""},
 		{"--cpus 0 -c id", "--cpus: \"0\""},
 		{"--pids few -c id", "--pids: \"few\""},
-		{"--pids 1 -c id", "limits.pids_max: 1 is out of range"},
+		{"--pids 9000000 -c id", "limits.pids_max: 9000000 is out of range"},
 		{"--io-weight 0 -c id", "--io-weight: 0"},
 		{"--io-weight 20000 -c id", "limits.io_weight: 20000"},
 		{"--timeout 5 -c id", "timeout"},
@@ -302,13 +303,15 @@ func TestRunLocal(t *testing.T) {
 	e.root = true
 	var got config
 	e.parts.openHost = func(_ context.Context, c config, _ logrus.FieldLogger) (host, error) {
-		got = c
+		if got = c; filepath.Base(c.StateDir) == "0" {
+			return nil, fmt.Errorf("another one: %w", local.ErrInUse)
+		}
 		return h, nil
 	}
 	if code := run(context.Background(), e); code != 4 || out.String() != "whole" {
 		t.Errorf("exit %d, %q, %s", code, out, errs)
 	}
-	if !h.isClosed() || got.CacheDir != "/elsewhere" || got.StateDir != "/var/lib/sandboxd" {
+	if !h.isClosed() || got.CacheDir != "/elsewhere" || got.StateDir != "/var/lib/sandboxd/local/1" {
 		t.Errorf("closed %v, %+v", h.isClosed(), got)
 	}
 }

@@ -1,10 +1,15 @@
 package local
 
 import (
+	"errors"
+
 	"github.com/sirupsen/logrus"
 
 	"github.com/sandboxd/sandboxd/cache"
 )
+
+// ErrInUse is New's where the state directory is another Executor's, of this process or another.
+var ErrInUse = errors.New("is in use by another sandboxd")
 
 // Config is what an Executor is made with.
 type Config struct {

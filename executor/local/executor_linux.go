@@ -77,11 +77,7 @@ func New(cfg Config) (*Executor, error) {
 
 func (e *Executor) open() (err error) {
 	dir := e.cfg.StateDir
-	if err := os.MkdirAll(dir, 0o711); err != nil {
-		return err
-	}
-	// A sandbox's first process, which is no user of this machine's, passes through.
-	if err := os.Chmod(dir, 0o711); err != nil {
+	if err := makePassable(dir); err != nil {
 		return err
 	}
 	if e.lock, err = lockDir(dir); err != nil {
@@ -97,6 +93,22 @@ func (e *Executor) open() (err error) {
 	return err
 }
 
+// makePassable makes a directory, and what is missing above it, that a sandbox's first process,
+// which is no user of this machine's, passes through, whatever the umask is.
+func makePassable(dir string) error {
+	if up := filepath.Dir(dir); up != dir {
+		if _, err := os.Stat(up); errors.Is(err, fs.ErrNotExist) {
+			if err := makePassable(up); err != nil {
+				return err
+			}
+		}
+	}
+	if err := os.Mkdir(dir, 0o711); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return os.Chmod(dir, 0o711)
+}
+
 // lockDir keeps a second executor out of a state directory. The lock ends with the process.
 func lockDir(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
@@ -105,7 +117,7 @@ func lockDir(dir string) (*os.File, error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		if err == unix.EWOULDBLOCK {
-			err = fmt.Errorf("state directory %s is in use by another sandboxd; stop it, or choose another with --state-dir", dir)
+			err = fmt.Errorf("state directory %s %w; stop it, or choose another with --state-dir", dir, ErrInUse)
 		}
 		return nil, errors.Join(err, f.Close())
 	}

@@ -210,7 +210,10 @@ func attempts() []attempt {
 			return unix.EPERM
 		}, "EPERM"},
 		{"host's abstract socket", func() error { return connectUnix("@" + os.Args[0] + "-host") }, "ECONNREFUSED"},
-		{"socket in an input", func() error { return connectUnix("/inputs/data/socket") }, "ENOENT ECONNREFUSED EACCES"},
+		{"socket in an input", func() error { return connectUnix("/inputs/data/socket") }, "ECONNREFUSED"},
+		{"FIFO in an input", open("/inputs/data/fifo", unix.O_WRONLY|unix.O_NONBLOCK), "ENXIO"},
+		{"socket in the work directory", func() error { return connectUnix("/build/socket") }, "ECONNREFUSED"},
+		{"FIFO in the work directory", open("/build/fifo", unix.O_WRONLY|unix.O_NONBLOCK), "ENXIO"},
 		{"execute from /dev/shm", func() error {
 			if err := os.WriteFile("/dev/shm/x", []byte("#!/bin/sh\n"), 0o755); err != nil {
 				return err
@@ -255,7 +258,8 @@ func TestEscape(t *testing.T) {
 	abstract, err := net.Listen("unix", "@"+probePath+"-host")
 	must(t, err)
 	defer abstract.Close()
-	got := f.probe("escape", executor.TaskSpec{Inputs: []executor.Input{{Host: dir, Sandbox: "/inputs/data"}}})
+	listen(t, dir)
+	got := f.probe("escape", executor.TaskSpec{Workdir: dir, Inputs: []executor.Input{{Host: dir, Sandbox: "/inputs/data"}}})
 	for _, a := range attempts() {
 		t.Run(strings.ReplaceAll(a.name, "/", "_"), func(t *testing.T) {
 			for _, ok := range strings.Fields(a.want) {
@@ -268,6 +272,46 @@ func TestEscape(t *testing.T) {
 	}
 	if b, err := os.ReadFile(filepath.Join(dir, "file")); err != nil || string(b) != "input" {
 		t.Errorf("the input is %q: %v", b, err)
+	}
+}
+
+// listen makes a socket and a FIFO of the caller's in dir, and is at the other end of both.
+func listen(t *testing.T, dir string) {
+	t.Helper()
+	l, err := net.Listen("unix", filepath.Join(dir, "socket"))
+	must(t, err)
+	t.Cleanup(func() { l.Close() })
+	must(t, unix.Mkfifo(filepath.Join(dir, "fifo"), 0o600))
+	r, err := os.OpenFile(filepath.Join(dir, "fifo"), os.O_RDWR, 0)
+	must(t, err)
+	t.Cleanup(func() { r.Close() })
+	for _, name := range []string{"socket", "fifo"} {
+		must(t, os.Chown(filepath.Join(dir, name), callerUID, callerUID))
+	}
+}
+
+// connecting tries to reach what listens in the work directory.
+func connecting() outcomes {
+	return outcomes{
+		"socket": errnoName(connectUnix("/build/socket")),
+		"fifo":   errnoName(open("/build/fifo", unix.O_WRONLY|unix.O_NONBLOCK)()),
+	}
+}
+
+// TestEscapeListeners: what the caller's programs listen at in its own directories is not to
+// be reached, whatever the mode. Only a FIFO in mode direct is a file like others there.
+func TestEscapeListeners(t *testing.T) {
+	f := newFixture(t)
+	dir := openDir(t)
+	must(t, os.Chown(dir, callerUID, callerUID))
+	listen(t, dir)
+	for mode, want := range map[executor.WorkdirMode]string{
+		executor.WorkdirOverlay: "ECONNREFUSED ENXIO", executor.WorkdirReadonly: "ECONNREFUSED ENXIO", executor.WorkdirDirect: "EPERM allowed",
+	} {
+		got := f.probe("listeners", executor.TaskSpec{Workdir: dir, WorkdirMode: mode})
+		if s := got["socket"] + " " + got["fifo"]; s != want {
+			t.Errorf("%v: %s, want %s", mode, s, want)
+		}
 	}
 }
 

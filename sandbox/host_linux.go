@@ -89,7 +89,7 @@ func (h *Host) prepare() (err error) {
 			return err
 		}
 	}
-	for _, o := range []FilterOptions{{}, {Debug: true}, {NoSetID: true}, {Debug: true, NoSetID: true}} {
+	for _, o := range []FilterOptions{{}, {Debug: true}, {Direct: true}, {Debug: true, Direct: true}} {
 		if h.filters[o], err = Filter(o); err != nil {
 			return err
 		}

@@ -364,7 +364,7 @@ func (s *Sandbox) order(spec *Spec) (*first.Order, *fileList, error) {
 	o := &first.Order{
 		Network: spec.Network, Script: spec.Script, Argv: spec.Argv,
 		Env: spec.Env, TmpBytes: spec.TmpBytes, OpenFiles: noFile(spec),
-		Filter: s.host.filters[FilterOptions{Debug: spec.Debug, NoSetID: spec.Work.Mode == WorkDirect}],
+		Filter: s.host.filters[FilterOptions{Debug: spec.Debug, Direct: spec.Work.Mode == WorkDirect}],
 		Work:   first.WorkOrder{Lower: -1, Layer: -1, Direct: -1},
 	}
 	var err error
@@ -408,7 +408,18 @@ func (s *Sandbox) orderFiles(spec *Spec, o *first.Order, files *fileList) error 
 		if err != nil {
 			return fmt.Errorf("input %s: %w", in.Target, err)
 		}
-		t, err := cloneTree(in.File, ids, cloneOptions{recursive: true})
+		if !st.IsDir() && !st.Mode().IsRegular() {
+			return &TargetError{Target: in.Target, Reason: "is not a file or directory"}
+		}
+		if st.IsDir() {
+			below := &MountBelowError{}
+			if err := noMountsBelow(in.File); errors.As(err, &below) {
+				return &TargetError{Target: in.Target, Reason: fmt.Sprintf("%s has the mount %s in it; give that as an input of its own", below.Path, below.Mount)}
+			} else if err != nil {
+				return fmt.Errorf("input %s: %w", in.Target, err)
+			}
+		}
+		t, err := cloneTree(in.File, ids, cloneOptions{})
 		if err != nil {
 			return fmt.Errorf("input %s: %w", in.Target, err)
 		}
@@ -425,16 +436,19 @@ func (s *Sandbox) orderFiles(spec *Spec, o *first.Order, files *fileList) error 
 		return nil
 	}
 	if err := noMountsBelow(spec.Work.Dir); err != nil {
-		return err
+		return fmt.Errorf("work directory: %w", err)
 	}
 	t, err := cloneTree(spec.Work.Dir, ids, cloneOptions{writable: spec.Work.Mode == WorkDirect, mustMap: true})
 	if err != nil {
 		return err
 	}
-	if i := files.made(t); spec.Work.Mode == WorkOverlay {
-		o.Work.Lower, o.Remove = i, spec.Work.Hide
-	} else {
+	switch i := files.made(t); spec.Work.Mode {
+	case WorkDirect:
 		o.Work.Direct = i
+	case WorkReadonly:
+		o.Work.Lower = i
+	default:
+		o.Work.Lower, o.Remove = i, spec.Work.Hide
 	}
 	return nil
 }

@@ -17,9 +17,11 @@ type FilterOptions struct {
 	// Debug permits ptrace and access to other processes' memory, which stay
 	// within the task's pid namespace and user.
 	Debug bool
-	// NoSetID refuses to give a file a setuid or setgid bit. It is for a work directory of
-	// the caller's own, where a program that is setuid to the caller would await others.
-	NoSetID bool
+	// Direct is for a command that writes to a directory of its caller's own. It refuses to give
+	// a file a setuid or setgid bit, since a program that is setuid to the caller would await
+	// others there, and Unix sockets but for pairs, since those that the caller's other
+	// programs listen at may be there.
+	Direct bool
 }
 
 // denied are calls that the profile permits and a build has no need of: each
@@ -63,7 +65,7 @@ func Filter(o FilterOptions) ([]unix.SockFilter, error) {
 		return nil, fmt.Errorf("assemble the seccomp filter: %w", err)
 	}
 	before := typing(info)
-	if o.NoSetID {
+	if o.Direct {
 		before = append(before, settingID(info)...)
 	}
 	return assemble(append(before, code...))
@@ -103,7 +105,7 @@ func rules(calls []specs.LinuxSyscall, info *arch.Info, o FilterOptions) ([]libs
 		}
 	}
 	some = slices.DeleteFunc(some, func(n libseccomp.NameWithConditions) bool { return always[n.Name] })
-	some = append(some, sockets()...)
+	some = append(some, sockets(o)...)
 	var names []string
 	for n := range always {
 		names = append(names, n)
@@ -119,9 +121,12 @@ func rules(calls []specs.LinuxSyscall, info *arch.Info, o FilterOptions) ([]libs
 // sockets permits address families by name: the profile's list is much longer.
 // The comparison is of all 64 bits, so that a family with high bits set, which
 // the kernel would cut off, is refused.
-func sockets() []libseccomp.NameWithConditions {
+func sockets(o FilterOptions) []libseccomp.NameWithConditions {
 	var out []libseccomp.NameWithConditions
 	for _, family := range []uint64{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK} {
+		if family == unix.AF_UNIX && o.Direct {
+			continue
+		}
 		c := libseccomp.ArgumentConditions{{Argument: 0, Operation: libseccomp.Equal, Value: family}}
 		if family == unix.AF_NETLINK {
 			c = append(c, libseccomp.Condition{Argument: 2, Operation: libseccomp.Equal, Value: unix.NETLINK_ROUTE})

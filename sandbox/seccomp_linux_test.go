@@ -27,6 +27,7 @@ var try = []struct {
 }{
 	{"getpid", unix.SYS_GETPID, [4]uintptr{}, 0, 0},
 	{"socket unix", unix.SYS_SOCKET, [4]uintptr{unix.AF_UNIX, unix.SOCK_STREAM}, 0, 0},
+	{"socketpair unix", unix.SYS_SOCKETPAIR, [4]uintptr{unix.AF_UNIX, unix.SOCK_STREAM}, 0, 0},
 	{"socket inet", unix.SYS_SOCKET, [4]uintptr{unix.AF_INET, unix.SOCK_STREAM}, 0, 0},
 	{"socket netlink route", unix.SYS_SOCKET, [4]uintptr{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE}, 0, 0},
 	{"socket netlink audit", unix.SYS_SOCKET, [4]uintptr{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_AUDIT}, unix.EPERM, unix.EPERM},
@@ -73,7 +74,7 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	runtime.LockOSThread()
-	code, err := sandbox.Filter(sandbox.FilterOptions{Debug: mode == "debug", NoSetID: mode == "direct"})
+	code, err := sandbox.Filter(sandbox.FilterOptions{Debug: mode == "debug", Direct: mode == "direct"})
 	if err != nil {
 		panic(err)
 	}
@@ -115,7 +116,7 @@ func TestFilter(t *testing.T) {
 			if mode == "debug" {
 				want = c.debug
 			}
-			if mode == "direct" && strings.HasPrefix(c.name, "setuid") || mode == "direct" && strings.HasPrefix(c.name, "setgid") {
+			if mode == "direct" && (strings.HasPrefix(c.name, "setuid") || c.name == "socket unix") || mode == "direct" && strings.HasPrefix(c.name, "setgid") {
 				want = unix.EPERM
 			}
 			if mode == "direct" && c.nr == unix.SYS_OPENAT2 {

@@ -63,23 +63,23 @@ func readNode(root *os.Root, p string) (n first.Node, err error) {
 	return n, err
 }
 
-// noMountsBelow refuses a work directory with mounts in it: an overlay would show
-// what they cover.
+// noMountsBelow refuses a directory with mounts in it: an overlay would show what they
+// cover.
 func noMountsBelow(dir *os.File) error {
 	path, err := os.Readlink(fmt.Sprintf("/proc/thread-self/fd/%d", dir.Fd()))
 	if err != nil {
-		return fmt.Errorf("work directory: %w", err)
+		return err
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
-		return fmt.Errorf("work directory: %w", err)
+		return err
 	}
 	if st.Nlink == 0 {
-		return errors.New("work directory: was removed")
+		return errors.New("was removed")
 	}
 	f, err := os.Open("/proc/thread-self/mountinfo")
 	if err != nil {
-		return fmt.Errorf("work directory: %w", err)
+		return err
 	}
 	defer f.Close()
 	lines := bufio.NewScanner(f)

@@ -508,6 +508,14 @@ func mountWork(w WorkOrder, files []*os.File) error {
 	if w.Direct >= 0 {
 		return attach(files[w.Direct], WorkDir)
 	}
+	if w.Layer < 0 {
+		v, err := view(files[w.Lower])
+		if err != nil {
+			return fmt.Errorf("the work directory: %w", err)
+		}
+		defer v.Close()
+		return attach(v, WorkDir)
+	}
 	layer, err := openDir("/layer")
 	if err != nil {
 		return err
@@ -539,6 +547,39 @@ func mountWork(w WorkOrder, files []*os.File) error {
 		return errors.New("overlay of the work directory: the kernel made it read-only; its file system cannot hold an overlay's upper layer")
 	}
 	return nil
+}
+
+// view is a detached, read-only overlay of a tree with an empty one, through which its files
+// are seen and its sockets and FIFOs are none of the host's: the kernel knows them by
+// an inode that is the overlay's, and nobody listens there. A read-only mount alone does
+// not keep from connecting.
+func view(tree *os.File) (_ *os.File, err error) {
+	lower, err := openDir("/lower")
+	if err != nil {
+		return nil, err
+	}
+	if err := moveTo(tree, lower); err != nil {
+		return nil, fmt.Errorf("attach a tree: %w", err)
+	}
+	defer func() {
+		if e := unix.Unmount("/lower", unix.MNT_DETACH); e != nil { // the overlay has a mount of its own
+			err = errors.Join(err, fmt.Errorf("detach a tree: %w", e))
+		}
+	}()
+	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("read-only overlay: %w", err)
+	}
+	defer unix.Close(fd)
+	if err := errors.Join(unix.FsconfigSetString(fd, "source", "sandboxd"), unix.FsconfigSetString(fd, "lowerdir", "/lower:/empty/dir"),
+		unix.FsconfigSetFlag(fd, "userxattr"), unix.FsconfigCreate(fd)); err != nil {
+		return nil, fmt.Errorf("read-only overlay: %w", err)
+	}
+	m, err := unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	if err != nil {
+		return nil, fmt.Errorf("read-only overlay: %w", err)
+	}
+	return os.NewFile(uintptr(m), "view"), nil
 }
 
 // hide removes paths from the work directory: from the overlay, not from what is
@@ -582,11 +623,23 @@ func mountInputs(root *os.Root, inputs []MountOrder, files []*os.File) error {
 		} else if err := mountPoint(root, target, in.Dir); err != nil {
 			return &targetError{in.Target, err.Error()}
 		}
-		if err := attach(files[in.FD], in.Target); err != nil {
+		if err := attachInput(in, files[in.FD]); err != nil {
 			return &targetError{in.Target, err.Error()}
 		}
 	}
 	return nil
+}
+
+func attachInput(in MountOrder, tree *os.File) error {
+	if !in.Dir {
+		return attach(tree, in.Target) // a regular file: the host saw to it
+	}
+	v, err := view(tree)
+	if err != nil {
+		return err
+	}
+	defer v.Close()
+	return attach(v, in.Target)
 }
 
 func mountPoint(root *os.Root, target string, dir bool) error {

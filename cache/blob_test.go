@@ -428,3 +428,24 @@ func TestTouchKeepsTrust(t *testing.T) {
 		t.Error("the blob has to be read again")
 	}
 }
+
+// What is in a directory that is no cache stays there.
+func TestOpenRefusesWhatIsNoCache(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	precious := filepath.Join(dir, "tmp", "precious")
+	if err := errors.Join(os.Mkdir(filepath.Dir(precious), 0o700), os.WriteFile(precious, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(dir, Config{}); err == nil || !strings.Contains(err.Error(), "no cache") {
+		t.Fatalf("opened: %v", err)
+	}
+	if _, err := os.Stat(precious); err != nil {
+		t.Error(err)
+	}
+	if es, err := os.ReadDir(dir); err != nil || len(es) != 1 {
+		t.Errorf("%v, %v: something was made", es, err)
+	}
+}

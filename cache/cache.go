@@ -100,11 +100,17 @@ func (c *Cache) prepare() error {
 	if err := checkPrivate(fi); err != nil {
 		return err
 	}
+	if err := c.ours(); err != nil {
+		return err
+	}
 	unlock, err := c.lock("lock", true)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if err := errors.Join(c.ours(), c.tag()); err != nil {
+		return err
+	}
 	for _, d := range []string{"cas", "ac", "tmp"} {
 		if err := c.mkdir(d); err != nil {
 			return err
@@ -115,6 +121,44 @@ func (c *Cache) prepare() error {
 	}
 	c.sweep()
 	return c.claim()
+}
+
+// A cache directory is known by its tag, which also keeps backups out of it
+// (https://bford.info/cachedir/).
+const (
+	tagName = "CACHEDIR.TAG"
+	tagText = "Signature: 8a477f597d28d172789f06886806bc55\n# This is a cache of sandboxd. All in it may be deleted, and is.\n"
+)
+
+// ours refuses a directory that holds something and is not a cache: what is in it would be
+// taken for leftovers and deleted.
+func (c *Cache) ours() error {
+	b, err := c.root.ReadFile(tagName)
+	if err == nil && string(b) == tagText {
+		return nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	names, err := c.names(".")
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if n != "lock" && n != tagName { // another process may be about to tag it
+			return fmt.Errorf("the directory holds %q and is no cache of sandboxd: choose a new or an empty one", n)
+		}
+	}
+	return nil
+}
+
+func (c *Cache) tag() error {
+	f, err := c.root.OpenFile(tagName, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(tagText)
+	return errors.Join(err, f.Close())
 }
 
 // makeBlobDirs makes those of cas/00 to cas/ff that are missing.

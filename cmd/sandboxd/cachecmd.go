@@ -1,10 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -30,21 +34,27 @@ func (e *env) cacheVerb(use, short string, do func(context.Context, *cache.Cache
 		dir, file string
 		asJSON    bool
 	)
-	cmd := &cobra.Command{Use: use, Short: short, Args: noArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+	cmd := &cobra.Command{Use: use, Short: short, Args: noArgs, RunE: func(cmd *cobra.Command, _ []string) (err error) {
 		c, err := readConfig(file, e.configFile)
 		if err != nil {
 			return err
 		}
 		if dir != "" {
-			c.CacheDir = dir
+			if c.CacheDir, err = filepath.Abs(dir); err != nil {
+				return err
+			}
 		}
 		if err := c.validate(); err != nil {
 			return err
+		}
+		if _, err := os.Stat(c.CacheDir); err != nil {
+			return fmt.Errorf("cache: %w; name another with --cache-dir", err)
 		}
 		store, err := cache.Open(c.CacheDir, cache.Config{MaxBytes: int64(c.CacheMaxBytes)})
 		if err != nil {
 			return fmt.Errorf("cache: %w", err)
 		}
+		defer func() { err = errors.Join(err, store.Close()) }()
 		v, err := do(cmd.Context(), store)
 		if err != nil {
 			return fmt.Errorf("cache %s: %w", use, err)
@@ -67,7 +77,9 @@ func (e *env) printFields(v any) error {
 		return err
 	}
 	var m map[string]any
-	if err := json.Unmarshal(b, &m); err != nil {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	if err := d.Decode(&m); err != nil {
 		return err
 	}
 	for _, k := range slices.Sorted(maps.Keys(m)) {

@@ -64,7 +64,9 @@ func (e *env) openLocal(ctx context.Context, how runFlags) (backend, error) {
 		return nil, err
 	}
 	if how.cacheDir != "" {
-		c.CacheDir = how.cacheDir
+		if c.CacheDir, err = filepath.Abs(how.cacheDir); err != nil {
+			return nil, err
+		}
 	}
 	if err := c.validate(); err != nil {
 		return nil, err

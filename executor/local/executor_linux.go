@@ -80,7 +80,13 @@ func (e *Executor) open() (err error) {
 	if err := makePassable(dir); err != nil {
 		return err
 	}
+	if err := ours(dir); err != nil {
+		return err
+	}
 	if e.lock, err = lockDir(dir); err != nil {
+		return err
+	}
+	if err := os.Chmod(dir, 0o711); err != nil { // an empty one may be anyhow
 		return err
 	}
 	if e.limits, err = limits.Open(limits.Config{Parent: e.cfg.CgroupParent, AllowUnenforced: e.cfg.AllowUnenforced}); err != nil {
@@ -96,17 +102,42 @@ func (e *Executor) open() (err error) {
 // makePassable makes a directory, and what is missing above it, that a sandbox's first process,
 // which is no user of this machine's, passes through, whatever the umask is.
 func makePassable(dir string) error {
-	if up := filepath.Dir(dir); up != dir {
-		if _, err := os.Stat(up); errors.Is(err, fs.ErrNotExist) {
-			if err := makePassable(up); err != nil {
-				return err
-			}
-		}
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := makePassable(filepath.Dir(dir)); err != nil {
+		return err
 	}
 	if err := os.Mkdir(dir, 0o711); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return os.Chmod(dir, 0o711)
+}
+
+// lockText is in the lock file of a state directory, and tells it from any other directory.
+const lockText = "sandboxd holds this while it runs, and deletes what it finds in this directory when it starts\n"
+
+// ours refuses a directory that holds something and is no state directory: what is in it
+// would be taken for leftovers and deleted.
+func ours(dir string) error {
+	b, err := os.ReadFile(filepath.Join(dir, "lock"))
+	if err == nil && string(b) == lockText {
+		return nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if len(b) == 0 && (e.Name() == "lock" || e.Name() == "local") { // being made; see run --local
+			continue
+		}
+		return fmt.Errorf("the directory %s holds %q and is no state directory of sandboxd; choose a new or an empty one", dir, e.Name())
+	}
+	return nil
 }
 
 // lockDir keeps a second executor out of a state directory. The lock ends with the process.
@@ -119,6 +150,9 @@ func lockDir(dir string) (*os.File, error) {
 		if err == unix.EWOULDBLOCK {
 			err = fmt.Errorf("state directory %s %w; stop it, or choose another with --state-dir", dir, ErrInUse)
 		}
+		return nil, errors.Join(err, f.Close())
+	}
+	if _, err := f.WriteAt([]byte(lockText), 0); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil

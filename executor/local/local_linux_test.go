@@ -328,3 +328,25 @@ func TestCacheStaysBelowItsSize(t *testing.T) {
 		t.Errorf("%+v, %v", st, err)
 	}
 }
+
+// What is in a directory that is no state directory stays there, with its mode.
+func TestNewRefusesWhatIsNoStateDirectory(t *testing.T) {
+	newExecutor(t) // for the rights that it needs
+	dir := openDir(t)
+	state := filepath.Join(dir, "state")
+	write(t, dir, map[string]string{"state/roots/precious": "x"})
+	must(t, os.Chmod(state, 0o750))
+	store, err := cache.Open(filepath.Join(dir, "cache"), cache.Config{})
+	must(t, err)
+	defer store.Close()
+	if _, err := New(Config{StateDir: state, Cache: store, CgroupParent: testutil.CgroupParent()}); err == nil || !strings.Contains(err.Error(), "no state directory") {
+		t.Fatalf("opened: %v", err)
+	}
+	entries, err := os.ReadDir(state)
+	must(t, err)
+	st, err := os.Stat(state)
+	must(t, err)
+	if _, err := os.Stat(filepath.Join(state, "roots/precious")); err != nil || len(entries) != 1 || st.Mode().Perm() != 0o750 {
+		t.Errorf("%v, %v, %v", err, entries, st.Mode())
+	}
+}

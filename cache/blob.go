@@ -160,7 +160,7 @@ func absent(err error) error {
 // touch notes a use in a blob's mtime, if the last is so long ago that GC might
 // come; failing to is no harm but to its age.
 func (c *Cache) touch(d Digest, fi fs.FileInfo) {
-	if time.Since(fi.ModTime()) < c.cfg.Grace/2 {
+	if time.Since(fi.ModTime()) < c.cfg.Grace/(2*hurry) {
 		return
 	}
 	trusted := c.trusted(d, fi)

@@ -28,8 +28,8 @@ type Config struct {
 	// MaxBytes is what GC brings blobs and results below; no single blob may be larger.
 	// 0 means DefaultMaxBytes.
 	MaxBytes int64
-	// Grace is how long what was written or used is safe from GC; of uses, only one in
-	// half of that time is noted. A task that runs longer between storing an output and
+	// Grace is how long what was written or used is safe from GC, while there is no more
+	// than twice MaxBytes, and else a twentieth of it; of uses, only one in a fortieth is noted. A task that runs longer between storing an output and
 	// its result may have to store the output again. 0 means DefaultGrace, negative none.
 	Grace time.Duration
 }

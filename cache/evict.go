@@ -61,7 +61,8 @@ func (c *Cache) Stats() (Stats, error) {
 
 // GC evicts until blobs and results take less than Config.MaxBytes: of results and of
 // blobs that none needs, that which was used longest ago first; with a result go
-// the blobs that no other needs. What was used within the grace period stays. It
+// the blobs that no other needs. What was used within the grace period stays, or within
+// a twentieth of it where there is more than twice of Config.MaxBytes. It
 // waits for a GC of another process, and other uses go on meanwhile. When it ends early,
 // the report says how far it came.
 func (c *Cache) GC(ctx context.Context) (GCReport, error) {
@@ -72,6 +73,9 @@ func (c *Cache) GC(ctx context.Context) (GCReport, error) {
 	return s.report, nil
 }
 
+// hurry is what the grace period is divided by when the cache is twice its size.
+const hurry = 20
+
 // sweeper is one GC. What it saw in scan may be in use by now, so each deletion
 // looks again under the lock. It is made to be small, for there may be millions of blobs.
 type sweeper struct {
@@ -79,6 +83,7 @@ type sweeper struct {
 	blobs  map[blobID]*blobUse
 	items  []item
 	report GCReport
+	grace  time.Duration
 }
 
 type blobID struct {
@@ -114,6 +119,9 @@ func (s *sweeper) run(ctx context.Context) error {
 	}
 	if s.enough() {
 		return nil
+	}
+	if s.grace = s.c.cfg.Grace; s.report.Left > 2*s.c.cfg.MaxBytes {
+		s.grace /= hurry // else whoever stores fast enough fills the disk
 	}
 	if err := s.order(ctx); err != nil {
 		return err
@@ -259,7 +267,7 @@ func (s *sweeper) removeUnused(name string, used, size int64) (bool, error) {
 	if err != nil {
 		return false, absent(err)
 	}
-	if fi.ModTime().UnixNano() != used || fi.Size() != size || time.Since(fi.ModTime()) < s.c.cfg.Grace {
+	if fi.ModTime().UnixNano() != used || fi.Size() != size || time.Since(fi.ModTime()) < s.grace {
 		return false, nil
 	}
 	if err := s.c.root.Remove(name); err != nil {

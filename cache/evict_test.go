@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -182,6 +183,33 @@ func TestStrangers(t *testing.T) {
 	for _, s := range strangers {
 		if !exists(t, filepath.Join(dir, s)) {
 			t.Errorf("%s is gone", s)
+		}
+	}
+}
+
+// TestGCHurries: at twice its size the cache keeps only what was used just now.
+func TestGCHurries(t *testing.T) {
+	for blobs, left := range map[int]int{19: 19, 40: 9} {
+		c, dir := openTest(t, Config{MaxBytes: 10_000, Grace: time.Hour})
+		for i := range blobs {
+			d, err := c.PutBytes(t.Context(), bytes.Repeat([]byte{byte(i), 1}, 500))
+			if err != nil {
+				t.Fatal(err)
+			}
+			at := time.Now().Add(-10 * time.Minute)
+			if i == 0 {
+				at = time.Now()
+			}
+			if err := os.Chtimes(filepath.Join(dir, blobPath(d)), at, at); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, err := c.GC(t.Context())
+		if err != nil || r.Left != int64(left)*1000 {
+			t.Errorf("of %d blobs: %+v, %v; want %d left", blobs, r, err, left)
+		}
+		if ok, err := c.keep(DigestOf(bytes.Repeat([]byte{0, 1}, 500))); !ok || err != nil {
+			t.Errorf("of %d blobs the new one is gone: %v", blobs, err)
 		}
 	}
 }

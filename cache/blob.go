@@ -192,6 +192,14 @@ func (c *Cache) check(d Digest) error {
 }
 
 func (c *Cache) openVerified(d Digest) (*os.File, error) {
+	// What is no file may wait for ever when it is opened.
+	fi, err := c.root.Lstat(blobPath(d))
+	if err != nil {
+		return nil, err
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, errors.Join(ErrCorrupt, c.root.RemoveAll(blobPath(d)))
+	}
 	f, err := c.root.Open(blobPath(d))
 	if err != nil {
 		return nil, err

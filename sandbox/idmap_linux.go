@@ -160,8 +160,14 @@ func (x *idRange) files(o owner) (*os.File, error) {
 	return f, nil
 }
 
+// Mappable reports whether files of this user or group may be a command's: not nobody's, and
+// not those of another sandbox.
+func Mappable(id uint32) bool {
+	return id != overflow && (id < rangeBase || id >= rangeBase+rangeCount*rangeSize)
+}
+
 func (x *idRange) fileMap(id uint32, inside int) ([]syscall.SysProcIDMap, error) {
-	if id == overflow || id >= rangeBase && id < rangeBase+rangeCount*rangeSize {
+	if !Mappable(id) {
 		return nil, fmt.Errorf("%d is nobody's, or a sandbox's own; give the work directory another owner", id)
 	}
 	return []syscall.SysProcIDMap{

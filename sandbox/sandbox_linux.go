@@ -330,6 +330,8 @@ func (s *Sandbox) command(o *first.Order, files *fileList) error {
 	switch {
 	case err != nil:
 		return err
+	case r.Output != "":
+		return &OutputError{Output: r.Output, Reason: r.Error}
 	case r.Target != "":
 		return &TargetError{Target: r.Target, Reason: r.Error}
 	case r.Error != "":
@@ -414,10 +416,15 @@ func (s *Sandbox) orderFiles(spec *Spec, o *first.Order, files *fileList) error 
 		if st.IsDir() {
 			below := &MountBelowError{}
 			if err := noMountsBelow(in.File); errors.As(err, &below) {
-				return &TargetError{Target: in.Target, Reason: fmt.Sprintf("%s has the mount %s in it; give that as an input of its own", below.Path, below.Mount)}
+				below.Input = true
+				return below
 			} else if err != nil {
 				return fmt.Errorf("input %s: %w", in.Target, err)
 			}
+		}
+		ids, err := s.ids.files(owner{in.UID, in.GID})
+		if err != nil {
+			return fmt.Errorf("input %s: %w", in.Target, err)
 		}
 		t, err := cloneTree(in.File, ids, cloneOptions{})
 		if err != nil {

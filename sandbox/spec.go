@@ -93,6 +93,8 @@ type Work struct {
 type Bind struct {
 	// File is the source, opened with O_PATH or for reading.
 	File *os.File
+	// UID and GID are whose files are the command's.
+	UID, GID uint32
 	// Target is absolute. What is missing of its path is made, unless it lies in
 	// a directory of the root's that is mounted itself, such as /usr.
 	Target string
@@ -128,12 +130,18 @@ func (e *UnmappableError) Error() string {
 // Unwrap returns the kernel's error.
 func (e *UnmappableError) Unwrap() error { return e.Err }
 
-// MountBelowError is a work directory with a mount in it: an overlay would show
+// MountBelowError is a work directory or an input with a mount in it: an overlay would show
 // what the mount covers.
-type MountBelowError struct{ Path, Mount string }
+type MountBelowError struct {
+	Path, Mount string
+	Input       bool
+}
 
 // Error names the mount and the way out.
 func (e *MountBelowError) Error() string {
+	if e.Input {
+		return fmt.Sprintf("%q holds the mount %q; give that as an input of its own, or choose a directory without mounts", e.Path, e.Mount)
+	}
 	return fmt.Sprintf("work directory %q holds the mount %q; unmount it, or choose a directory without mounts", e.Path, e.Mount)
 }
 
@@ -143,6 +151,14 @@ type TargetError struct{ Target, Reason string }
 // Error says why, and names another place.
 func (e *TargetError) Error() string {
 	return fmt.Sprintf("%q: there is no place to mount it (%s); choose another path, such as /inputs/%s", e.Target, e.Reason, path.Base(e.Target))
+}
+
+// OutputError is an earlier output that cannot be hidden from the command.
+type OutputError struct{ Output, Reason string }
+
+// Error says why, and what to do.
+func (e *OutputError) Error() string {
+	return fmt.Sprintf("%q: what is there cannot be hidden from the task (%s); remove it, or name another path", e.Output, e.Reason)
 }
 
 // OpenFilesError is a limit of open files beyond the daemon's own.

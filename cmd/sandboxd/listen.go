@@ -38,6 +38,9 @@ func claimSocket(path string) (*socketClaim, error) {
 	}
 	lock, err := lockFile(path + ".lock")
 	if err != nil {
+		if errors.Is(err, fs.ErrPermission) {
+			return nil, fmt.Errorf("lock of the socket: %w; run as root, or name a socket in a directory of yours with --socket", err)
+		}
 		return nil, fmt.Errorf("another daemon has %s (%w); stop it or use another --socket", path, err)
 	}
 	c := &socketClaim{path: path, lock: lock}

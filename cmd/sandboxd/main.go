@@ -161,7 +161,9 @@ func (e *env) reportJSON(err error, wrong bool) {
 		Field string        `json:"field"`
 		Text  string        `json:"text"`
 	}
-	writeJSON(e.stdout, map[string]text{"error": {kind, x.Field, x.Text}}) //nolint:errcheck // nowhere left to tell
+	if e2 := writeJSON(e.stdout, map[string]text{"error": {kind, x.Field, x.Text}}); e2 != nil {
+		fmt.Fprintf(e.stderr, "sandboxd: %v; and that cannot be written to standard output: %v\n", err, e2)
+	}
 }
 
 // noArgs is cobra.NoArgs as a usage error.

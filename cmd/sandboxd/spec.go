@@ -200,7 +200,10 @@ func (f *taskFlags) setInputs(t *executor.TaskSpec) error {
 func (f *taskFlags) setEnv(t *executor.TaskSpec) error {
 	for _, s := range f.env {
 		k, v, ok := strings.Cut(s, "=")
-		if !ok || k == "" {
+		if ok && k == "" {
+			return usagef("--env %q has no name; give K=V", s)
+		}
+		if !ok {
 			return usagef("--env %q is not K=V; nothing is inherited, so give the value: --env %s=VALUE", s, k)
 		}
 		if t.Env == nil {

@@ -277,9 +277,23 @@ func (e *Executor) OpenBlob(_ context.Context, _ executor.Caller, d executor.Dig
 type roots struct {
 	dir string
 	mu  sync.Mutex
-	all map[string]*rootfs.Rootfs
-	old []*rootfs.Rootfs // replaced, perhaps in use
+	all map[string]*sharedRoot
 	n   atomic.Int64
+}
+
+// sharedRoot is closed by whoever is the last to leave it, once it was replaced.
+type sharedRoot struct {
+	*rootfs.Rootfs
+	users    int
+	replaced bool
+}
+
+// closeUnused is called with the lock of roots held.
+func (s *sharedRoot) closeUnused() error {
+	if s.users > 0 || !s.replaced {
+		return nil
+	}
+	return s.Close()
 }
 
 func openRoots(dir string) (*roots, error) {
@@ -295,24 +309,35 @@ func openRoots(dir string) (*roots, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
-	return &roots{dir: dir, all: map[string]*rootfs.Rootfs{}}, nil
+	return &roots{dir: dir, all: map[string]*sharedRoot{}}, nil
 }
 
-// host returns the machine's own root for a network policy.
-func (r *roots) host(network string) (*rootfs.Rootfs, error) {
+// host returns the machine's own root for a network policy, and what leaves it.
+func (r *roots) host(network string) (_ *rootfs.Rootfs, leave func() error, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if x := r.all[network]; x != nil {
-		if x.Fresh() {
-			return x, nil
+	x := r.all[network]
+	if x == nil || !x.Fresh() {
+		next, err := r.open("", network)
+		if err != nil {
+			return nil, nil, err
 		}
-		r.old = append(r.old, x)
+		r.all[network] = &sharedRoot{Rootfs: next}
+		if x != nil {
+			x.replaced = true
+			if err := x.closeUnused(); err != nil {
+				return nil, nil, err
+			}
+		}
+		x = r.all[network]
 	}
-	x, err := r.open("", network)
-	if err == nil {
-		r.all[network] = x
-	}
-	return x, err
+	x.users++
+	return x.Rootfs, func() error {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		x.users--
+		return x.closeUnused()
+	}, nil
 }
 
 // open needs no lock: with a directory as root it takes long.
@@ -327,9 +352,6 @@ func (r *roots) close() error {
 	defer r.mu.Unlock()
 	var errs []error
 	for _, x := range r.all {
-		errs = append(errs, x.Close())
-	}
-	for _, x := range r.old {
 		errs = append(errs, x.Close())
 	}
 	return errors.Join(append(errs, os.Remove(r.dir))...)

@@ -350,3 +350,87 @@ func TestNewRefusesWhatIsNoStateDirectory(t *testing.T) {
 		t.Errorf("%v, %v, %v", err, entries, st.Mode())
 	}
 }
+
+// A caller who may not go without limits may not do so by asking for more than there is, and
+// what lies in the task is its caller's error.
+func TestRefusals(t *testing.T) {
+	e := newExecutor(t)
+	dir := openDir(t)
+	write(t, dir, map[string]string{"file": "x", "in/sub/f": "y"})
+	must(t, os.Symlink("/etc", filepath.Join(dir, "link")))
+	must(t, unix.Mount("tmpfs", filepath.Join(dir, "in/sub"), "tmpfs", 0, "size=64k"))
+	t.Cleanup(func() { must(t, unix.Unmount(filepath.Join(dir, "in/sub"), 0)) })
+	stranger := executor.WithCaller(context.Background(), executor.Caller{UID: 4321, GID: 4321})
+	for name, c := range map[string]struct {
+		ctx   context.Context
+		spec  executor.TaskSpec
+		kind  executor.Kind
+		field string
+	}{
+		"memory":         {stranger, executor.TaskSpec{Script: "true", Limits: executor.ResourceLimits{MemoryBytes: 1 << 49}}, executor.Denied, ""},
+		"below a file":   {t.Context(), executor.TaskSpec{Script: "true", Workdir: dir, Outputs: []string{"file/x"}, Inputs: nil, Cache: executor.CacheOff}, executor.Invalid, "outputs"},
+		"mount in input": {t.Context(), executor.TaskSpec{Script: "true", Inputs: []executor.Input{{Host: filepath.Join(dir, "in"), Sandbox: "/inputs/in"}}, Cache: executor.CacheOff}, executor.Invalid, "inputs"},
+	} {
+		if strings.HasPrefix(name, "below") { // whose mounts are refused before
+			c.spec.Workdir = openDir(t)
+			write(t, c.spec.Workdir, map[string]string{"file": "x"})
+		}
+		_, err := e.Execute(c.ctx, &c.spec)
+		if x := executor.AsError(err); err == nil || x.Kind != c.kind || x.Field != c.field {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Root works for who owns the work directory: else a build of a user's tree, by sudo, could
+// write nowhere in it.
+func TestRootsTaskOwnsWhatTheDirectorysOwnerDoes(t *testing.T) {
+	e := newExecutor(t)
+	dir, input := openDir(t), openDir(t)
+	for d, id := range map[string]int{dir: 4321, input: 4322} {
+		write(t, d, map[string]string{"sub/f": "x"})
+		for _, p := range []string{"", "sub", "sub/f"} {
+			must(t, os.Chown(filepath.Join(d, p), id, id))
+		}
+		must(t, os.Chmod(filepath.Join(d, "sub/f"), 0o600))
+	}
+	for _, mode := range []executor.WorkdirMode{executor.WorkdirOverlay, executor.WorkdirDirect} {
+		out := runTask(t, e, &executor.TaskSpec{
+			Script: "stat -c %U sub/f; echo y >>sub/f; echo z >sub/g; cat /inputs/i/sub/f", Workdir: dir, WorkdirMode: mode,
+			Inputs: []executor.Input{{Host: input, Sandbox: "/inputs/i"}},
+		})
+		if !out.Success() || string(out.Stdout.Inline) != "build\nx" {
+			t.Errorf("%v: %+v %q %s", mode, out.Cause, out.Stdout.Inline, out.Stderr.Inline)
+		}
+	}
+	var st unix.Stat_t
+	must(t, unix.Stat(filepath.Join(dir, "sub/g"), &st))
+	if st.Uid != 4321 || st.Gid != 4321 {
+		t.Errorf("sub/g is of %d:%d", st.Uid, st.Gid)
+	}
+}
+
+// A root that was replaced goes with the last task that uses it.
+func TestReplacedRootIsClosed(t *testing.T) {
+	e := newExecutor(t)
+	roots := e.roots
+	a, leaveA, err := roots.host("isolated")
+	must(t, err)
+	b, leaveB, err := roots.host("isolated")
+	must(t, err)
+	if a != b {
+		t.Fatal("two roots of one host")
+	}
+	must(t, leaveB())
+	roots.mu.Lock()
+	roots.all["isolated"].replaced = true // as host does
+	delete(roots.all, "isolated")
+	roots.mu.Unlock()
+	if _, err := os.Stat(a.Dir()); err != nil {
+		t.Error(err)
+	}
+	must(t, leaveA())
+	if _, err := os.Stat(a.Dir()); err == nil {
+		t.Error("the root is still there")
+	}
+}

@@ -33,7 +33,9 @@ type task struct {
 	caller executor.Caller
 	paths  *opened
 	root   *rootfs.Rootfs
-	event  executor.EventFunc
+	// leaveRoot is called once.
+	leaveRoot func() error
+	event     executor.EventFunc
 
 	signature signature
 }
@@ -56,7 +58,7 @@ func (e *Executor) Execute(ctx context.Context, spec *executor.TaskSpec) (out *e
 	defer context.AfterFunc(e.life, stop)()
 	out, err = t.execute(ctx)
 	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		err = executor.Errorf(executor.Canceled, "canceled before the task had started: %w", err)
+		err = executor.Errorf(executor.Canceled, "canceled before there was a result: %w", err)
 	}
 	return out, err
 }
@@ -72,9 +74,7 @@ func (t *task) execute(ctx context.Context) (out *executor.TaskOutput, err error
 	if err := t.openRoot(); err != nil {
 		return nil, err
 	}
-	if t.spec.Rootfs != "" {
-		defer func() { err = errors.Join(err, t.root.Close()) }()
-	}
+	defer func() { err = errors.Join(err, t.leaveRoot()) }()
 	t.tell(executor.EventQueued)
 	if t.spec.Cache == executor.CacheOff || t.spec.WorkdirMode == executor.WorkdirDirect {
 		return t.run(ctx, false)
@@ -113,6 +113,13 @@ func (t *task) admit() error {
 	if s.Network == executor.NetworkFull && !allowed(t.caller, t.cfg.AllowFull) {
 		return executor.Errorf(executor.Denied, "network: full is the host's own network, which user %d may not have; use isolated or loopback, or have the administrator add the user to callers.full_network_uids", t.caller.UID)
 	}
+	all, err := machineMemory()
+	if err != nil {
+		return err
+	}
+	if s.Limits.MemoryBytes > max(all, executor.DefaultMemoryBytes) && !allowed(t.caller, t.cfg.AllowUnlimited) {
+		return executor.Errorf(executor.Denied, "limits.memory_bytes: %d is more than the machine's %d, and so no limit, which user %d may not have; give less, or have the administrator add the user to callers.unlimited_uids", s.Limits.MemoryBytes, all, t.caller.UID)
+	}
 	for name, v := range map[string]int64{"memory_bytes": s.Limits.MemoryBytes, "pids_max": s.Limits.PidsMax} {
 		if v == executor.Unlimited && !allowed(t.caller, t.cfg.AllowUnlimited) {
 			return executor.Errorf(executor.Denied, "limits.%s: user %d may not have it unlimited; give a number, or have the administrator add the user to callers.unlimited_uids", name, t.caller.UID)
@@ -122,6 +129,14 @@ func (t *task) admit() error {
 		return executor.Errorf(executor.Unsupported, "%w", err)
 	}
 	return nil
+}
+
+func machineMemory() (int64, error) {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0, fmt.Errorf("the machine's memory: %w", err)
+	}
+	return int64(info.Totalram) * int64(info.Unit), nil
 }
 
 // groupLimits are what package limits enforces.
@@ -136,7 +151,7 @@ func (t *task) groupLimits() limits.Limits {
 func (t *task) openRoot() (err error) {
 	network := t.spec.Network.String()
 	if t.spec.Rootfs == "" {
-		t.root, err = t.roots.host(network)
+		t.root, t.leaveRoot, err = t.roots.host(network)
 		return err
 	}
 	// Whether the caller may see it, before root looks at it.
@@ -148,6 +163,7 @@ func (t *task) openRoot() (err error) {
 	if t.root, err = t.roots.open(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()), network); err != nil {
 		return executor.FieldErrorf("rootfs", "%q: %w", t.spec.Rootfs, err)
 	}
+	t.leaveRoot = t.root.Close
 	return nil
 }
 
@@ -247,19 +263,42 @@ func (t *task) start(ctx context.Context, l *logs) (*sandbox.Sandbox, error) {
 		Stdio:   [3]*os.File{stdin, l.outW, l.errW},
 		Network: netpolicy.Policy(t.spec.Network), Limits: t.groupLimits(),
 		TmpBytes: max(t.limits.TmpBytes, 0), OpenFiles: t.spec.Limits.OpenFiles, Debug: t.spec.Debug,
-		Work: sandbox.Work{Dir: t.paths.work, Hide: t.spec.Outputs, UID: t.caller.UID, GID: t.caller.GID, Mode: map[executor.WorkdirMode]sandbox.WorkMode{
+		Work: sandbox.Work{Dir: t.paths.work, Hide: t.spec.Outputs, Mode: map[executor.WorkdirMode]sandbox.WorkMode{
 			executor.WorkdirDirect: sandbox.WorkDirect, executor.WorkdirReadonly: sandbox.WorkReadonly,
 		}[t.spec.WorkdirMode]},
+	}
+	if s.Work.UID, s.Work.GID, err = t.owner(t.paths.work); err != nil {
+		return nil, err
 	}
 	for k, v := range environment(t.spec.Env) {
 		s.Env = append(s.Env, k+"="+v)
 	}
 	slices.Sort(s.Env)
 	for i, f := range t.paths.inputs {
-		s.Inputs = append(s.Inputs, sandbox.Bind{File: f, Target: t.spec.Inputs[i].Target()})
+		b := sandbox.Bind{File: f, Target: t.spec.Inputs[i].Target()}
+		if b.UID, b.GID, err = t.owner(f); err != nil {
+			return nil, err
+		}
+		s.Inputs = append(s.Inputs, b)
 	}
 	box, err := t.host.Start(ctx, s)
 	return box, refused(err)
+}
+
+// owner is whose files in a directory of the caller's are the task's: the caller's, but root,
+// who may do anything to anyone's, works for who owns the directory.
+func (t *task) owner(dir *os.File) (uid, gid uint32, err error) {
+	if t.caller.UID != 0 || dir == nil {
+		return t.caller.UID, t.caller.GID, nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return 0, 0, fmt.Errorf("owner of %s: %w", dir.Name(), err)
+	}
+	if !sandbox.Mappable(st.Uid) || !sandbox.Mappable(st.Gid) {
+		return t.caller.UID, t.caller.GID, nil
+	}
+	return st.Uid, st.Gid, nil
 }
 
 // refused gives errors of the sandbox that lie in the task their kind.
@@ -267,12 +306,17 @@ func refused(err error) error {
 	var unmappable *sandbox.UnmappableError
 	var mounts *sandbox.MountBelowError
 	var target *sandbox.TargetError
+	var output *sandbox.OutputError
 	var limit *sandbox.OpenFilesError
 	switch {
 	case errors.As(err, &unmappable):
 		return &executor.Error{Kind: executor.Unsupported, Field: "workdir", Text: unmappable.Error()}
+	case errors.As(err, &mounts) && mounts.Input:
+		return executor.FieldErrorf("inputs", "%w", mounts)
 	case errors.As(err, &mounts):
 		return executor.FieldErrorf("workdir", "%w", mounts)
+	case errors.As(err, &output):
+		return executor.FieldErrorf("outputs", "%w", output)
 	case errors.As(err, &target):
 		return executor.FieldErrorf("inputs", "%w", target)
 	case errors.As(err, &limit):

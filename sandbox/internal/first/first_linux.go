@@ -23,8 +23,8 @@ func run() int {
 	unix.Close(ProgramFD)
 	if err := lead(sock); err != nil {
 		r := Report{Error: err.Error()}
-		if bad := (*targetError)(nil); errors.As(err, &bad) {
-			r.Error, r.Target = bad.reason, bad.target
+		if bad := (*blame)(nil); errors.As(err, &bad) {
+			r = Report{Target: bad.target, Output: bad.output, Error: bad.reason}
 		}
 		if sendReport(sock, r) != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -595,7 +595,7 @@ func hide(paths []string) error {
 	defer work.Close()
 	for _, p := range paths {
 		if err := work.RemoveAll(p); err != nil {
-			return fmt.Errorf("hide the earlier output %q: %w; remove it", p, err)
+			return &blame{output: p, reason: err.Error()}
 		}
 	}
 	return nil
@@ -621,10 +621,10 @@ func mountInputs(root *os.Root, inputs []MountOrder, files []*os.File) error {
 		if fd, err := openInRoot(target); err == nil {
 			unix.Close(fd)
 		} else if err := mountPoint(root, target, in.Dir); err != nil {
-			return &targetError{in.Target, err.Error()}
+			return &blame{target: in.Target, reason: err.Error()}
 		}
 		if err := attachInput(in, files[in.FD]); err != nil {
-			return &targetError{in.Target, err.Error()}
+			return &blame{target: in.Target, reason: err.Error()}
 		}
 	}
 	return nil
@@ -717,10 +717,10 @@ func enterRoot() error {
 	return nil
 }
 
-// targetError is an input that cannot be put where it is to be seen.
-type targetError struct{ target, reason string }
+// blame is an error that lies in an input or output.
+type blame struct{ target, output, reason string }
 
-func (e *targetError) Error() string { return e.target + ": " + e.reason }
+func (b *blame) Error() string { return b.target + b.output + ": " + b.reason }
 
 // init takes over in a sandbox's first process.
 func init() {

@@ -60,9 +60,11 @@ type WorkOrder struct {
 // Report is what the first process says. A report of the end has the merged work
 // directory as its descriptor.
 type Report struct {
-	// Error is why there is no command, and Target the input at fault, if one is.
+	// Error is why there is no command, and Target or Output the input or output at fault,
+	// if one is.
 	Error  string `json:",omitempty"`
 	Target string `json:",omitempty"`
+	Output string `json:",omitempty"`
 	// Started is set when the command is about to run, with Found: what was read back.
 	Found   []string `json:",omitempty"`
 	Network string   `json:",omitempty"`

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -245,6 +246,7 @@ func TestStoryKilledDaemon(t *testing.T) {
 	if r := d.runJSON(work, "--cache", "off", "-c", "cat in"); r.Stdout != "x" {
 		t.Errorf("after the restart: %+v", r)
 	}
+	d.stop() // with which the last of them is unmade
 	if layers, err := os.ReadDir(d.state + "/sandboxes/layers"); err != nil || len(layers) != 0 {
 		t.Errorf("left: %v, %v", layers, err)
 	}
@@ -365,7 +367,7 @@ func TestStoryFullDisk(t *testing.T) {
 	writeFile(t, d.config, strings.Replace(string(b), d.dir+"/cache", small+"/cache", 1))
 	d.start()
 	work := newDir(t)
-	if o := d.run(work, "--output", "o", "-c", "head -c 20000000 /dev/zero >o"); o.code == 0 {
+	if o := d.run(work, "--output", "o", "-c", "head -c 20000000 /dev/urandom >o"); o.code == 0 {
 		t.Errorf("an output larger than the disk: %+v", o)
 	} else if !strings.Contains(o.stderr, "no space left") {
 		t.Errorf("an output larger than the disk: %+v", o)
@@ -392,8 +394,21 @@ func TestStoryLocal(t *testing.T) {
 	if r := d.runJSON(work, args[4:]...); !r.Cached {
 		t.Errorf("by the daemon: %+v", r)
 	}
-	if o := finish(t, d.as(0, work, args...)); o.code != 125 || !strings.Contains(o.stderr, "in use by another sandboxd") {
-		t.Errorf("beside the daemon, in its state directory: %+v", o)
+	// Beside it, and beside each other.
+	var all []*exec.Cmd
+	var said [3]strings.Builder
+	for i := range said {
+		cmd := d.as(0, work, "run", "--local", "--config", d.config, "-c", fmt.Sprintf("sleep 0.3; echo %d", i))
+		cmd.Stdout, cmd.Stderr = &said[i], &said[i]
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, cmd)
+	}
+	for i, cmd := range all {
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%d of three: %v, %s", i, err, &said[i])
+		}
 	}
 }
 

@@ -112,7 +112,7 @@ func TestRunRefusesBadFlags(t *testing.T) {
 		{"--cache maybe -c id", "cache: \"maybe\" is unknown"},
 		{"--workdir none --workdir-mode direct -c id", "name the directory"},
 		{"--env HOME -c id", "--env HOME=VALUE"},
-		{"--env =x -c id", "is not K=V"},
+		{"--env =x -c id", "has no name"},
 		{"--output /etc/passwd -c id", "relative to the workdir"},
 		{"--output ../x -c id", "leaves the workdir"},
 		{"--input :/x -c id", "names no file"},

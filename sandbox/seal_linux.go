@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -20,7 +21,7 @@ const sealedEnv = "_SANDBOXD_SEALED"
 // open files.
 func Seal() error {
 	if os.Getenv(sealedEnv) != "" {
-		return os.Unsetenv(sealedEnv)
+		return errors.Join(os.Unsetenv(sealedEnv), first.SetName("sandboxd"))
 	}
 	copy, err := sealedProgram()
 	if err != nil {

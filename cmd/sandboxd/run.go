@@ -151,6 +151,9 @@ func (e *env) deliver(ctx context.Context, b backend, how runFlags, s *screen, a
 	}
 	if a.err != nil {
 		if a.signal != nil && executor.KindOf(a.err) == executor.Canceled {
+			if !how.quiet {
+				fmt.Fprintf(e.stderr, "sandboxd: %v\n", a.err)
+			}
 			return exitStatus(exitSignal + signalNumber(a.signal))
 		}
 		return a.err

@@ -434,3 +434,49 @@ func TestReplacedRootIsClosed(t *testing.T) {
 		t.Error("the root is still there")
 	}
 }
+
+// The same task from several callers at once runs once.
+func TestSameTaskAtOnceRunsOnce(t *testing.T) {
+	e := newExecutor(t)
+	var running sync.WaitGroup
+	outs := make([]*executor.TaskOutput, 4)
+	for i := range outs {
+		running.Go(func() {
+			out, err := e.Execute(context.Background(), &executor.TaskSpec{Script: "sleep 0.3; echo once"})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			outs[i] = out
+		})
+	}
+	running.Wait()
+	ran := 0
+	for _, out := range outs {
+		if out == nil || !out.Success() || string(out.Stdout.Inline) != "once\n" {
+			t.Fatalf("%+v", out)
+		}
+		if !out.Cached {
+			ran++
+		}
+	}
+	if ran != 1 {
+		t.Errorf("it ran %d times", ran)
+	}
+}
+
+// What the daemon has open is not its callers' by way of /proc.
+func TestOpenAsFollowsNoMagicLink(t *testing.T) {
+	testutil.RequireRoot(t)
+	dir := openDir(t)
+	must(t, os.Mkdir(filepath.Join(dir, "private"), 0o700))
+	f, err := os.Open(filepath.Join(dir, "private"))
+	must(t, err)
+	defer f.Close()
+	for _, p := range []string{fmt.Sprintf("/proc/self/fd/%d", f.Fd()), "/proc/self/root/etc", "/proc/thread-self/cwd"} {
+		if g, err := openAs(executor.Caller{UID: 4321, GID: 4321}, p, unix.O_RDONLY|unix.O_DIRECTORY); err == nil {
+			g.Close()
+			t.Errorf("%s was opened", p)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -47,7 +48,7 @@ func (r *Rootfs) identify() (string, error) {
 			return "", err
 		}
 	}
-	w := &walk{hash: h, resolve: r.resolve}
+	w := &walk{hash: h, resolve: r.resolve, watch: r.watch}
 	for _, m := range r.mounts {
 		p := m.Target[1:]
 		put(h, "mount", p, m.Dir)
@@ -128,9 +129,47 @@ func (r *Rootfs) hashRecords(h hash.Hash) (found bool, err error) {
 			return false, fmt.Errorf("root: %w", explain(p, err))
 		}
 	}
+	if err != nil {
+		return found, err
+	}
+	// Watched before it is listed, so that no change is missed in between.
+	deep, err := r.hashHandMade()
+	if err != nil {
+		return found, err
+	}
 	r.listed, err = r.listHandMade()
-	put(h, "hand made", hex.EncodeToString(r.listed))
+	put(h, "hand made", hex.EncodeToString(r.listed), hex.EncodeToString(deep))
 	return found, err
+}
+
+// hashHandMade digests the trees of the handMade directories and watches them. Where they are too
+// large it does neither, and what they list must do.
+func (r *Rootfs) hashHandMade() ([]byte, error) {
+	w := &walk{hash: sha256.New(), resolve: inMount, watch: r.watch, most: maxHandMade}
+	for _, p := range handMade {
+		d, err := openBeneath(r.src, p, unix.O_RDONLY|unix.O_DIRECTORY, beneath)
+		if err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ELOOP {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("root: %w", explain(p, err))
+		}
+		put(w.hash, "tree", p)
+		w.flat = p == "usr/local" // of which the others are parts
+		err = w.dir(d, p, 0)
+		d.Close()
+		var entry *EntryError
+		if errors.As(err, &entry) {
+			if r.watch != nil {
+				r.watch.partial = true
+			}
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return w.hash.Sum(nil), nil
 }
 
 // hashContent digests a regular file opened with O_PATH.
@@ -176,6 +215,8 @@ type walk struct {
 	hash    hash.Hash
 	resolve uint64
 	flat    bool // only the names, not what is in directories
+	watch   *watcher
+	most    int64 // entries; 0 is DefaultMaxEntries
 	n       int64
 	buf     []byte
 }
@@ -211,6 +252,9 @@ func (w *walk) entry(name string, st unix.Stat_t) {
 }
 
 func (w *walk) dir(d *os.File, at string, depth int) error {
+	if err := w.watch.add(d); err != nil {
+		return fmt.Errorf("root: %w", err)
+	}
 	names, err := w.list(d, at)
 	if err != nil {
 		return err
@@ -241,6 +285,9 @@ func (w *walk) dir(d *os.File, at string, depth int) error {
 
 func (w *walk) enter(parent *os.File, name, p string, depth int) error {
 	d, err := openBeneath(parent, name, unix.O_RDONLY|unix.O_DIRECTORY, w.resolve)
+	if w.watch != nil && (err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ELOOP || err == unix.EXDEV) {
+		return nil // it was changed, which is noticed; or has another mount, which a task sees and the root need not know
+	}
 	if err != nil {
 		return fmt.Errorf("root: %w", explain(p, err))
 	}
@@ -253,8 +300,8 @@ func (w *walk) list(d *os.File, at string) ([]string, error) {
 	for {
 		batch, err := d.Readdirnames(dirBatch)
 		names = append(names, batch...)
-		if w.n += int64(len(batch)); w.n > DefaultMaxEntries {
-			return nil, tooMany(at, DefaultMaxEntries, "entries in all")
+		if w.n += int64(len(batch)); w.n > cmp.Or(w.most, DefaultMaxEntries) {
+			return nil, tooMany(at, cmp.Or(w.most, DefaultMaxEntries), "entries in all")
 		}
 		if err == io.EOF {
 			slices.Sort(names)

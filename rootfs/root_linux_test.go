@@ -428,3 +428,77 @@ func BenchmarkFresh(b *testing.B) {
 	}
 	b.ReportMetric(float64(len(r.Mounts())), "mounts")
 }
+
+// What is installed by hand, however deep, makes another root of the host's.
+func TestHandMadeCounts(t *testing.T) {
+	src := tree(t, "usr/bin/sh", "usr/local/lib/python3/dist-packages/a.py", "etc/ssl/certs/a", "etc/perl/Net/x", "var/lib/dpkg/status", "usr/local/lib/old")
+	openHost := func() *Rootfs {
+		r := &Rootfs{dir: filepath.Join(t.TempDir(), "skeleton"), resolve: beneath, seen: map[string]fileKey{}}
+		must(t, os.Mkdir(r.dir, 0o755))
+		var err error
+		r.src, err = os.OpenFile(src, unix.O_PATH, 0)
+		must(t, err)
+		t.Cleanup(func() { must(t, r.Close()) })
+		r.watch, err = newWatcher()
+		must(t, err)
+		must(t, r.takeHost())
+		r.identity, err = r.identify()
+		must(t, err)
+		return r
+	}
+	was := openHost()
+	if !was.Fresh() || was.watch.partial || openHost().Identity() != was.Identity() {
+		t.Fatal("an unchanged root is not fresh, or is another")
+	}
+	local := filepath.Join(src, "usr/local/lib")
+	for _, change := range []struct {
+		name string
+		do   func() error
+	}{
+		{"write in place", func() error { return os.WriteFile(local+"/python3/dist-packages/a.py", []byte("new"), 0o644) }},
+		{"new file", func() error { return os.WriteFile(local+"/python3/dist-packages/b.py", nil, 0o644) }},
+		{"new directories", func() error { return os.MkdirAll(local+"/python3/site/deep", 0o755) }},
+		{"file in a new directory", func() error { return os.WriteFile(local+"/python3/site/deep/c", nil, 0o644) }},
+		{"rename", func() error { return os.Rename(local+"/python3", local+"/python4") }},
+		{"chmod", func() error { return os.Chmod(local+"/old", 0o755) }},
+		{"remove", func() error { return os.Remove(local + "/old") }},
+		{"below etc", func() error { return os.WriteFile(filepath.Join(src, "etc/perl/Net/x"), []byte("new"), 0o644) }},
+	} {
+		must(t, change.do())
+		if was.Fresh() {
+			t.Errorf("%s: is still fresh", change.name)
+		}
+		now := openHost()
+		if !now.Fresh() || now.Identity() == was.Identity() {
+			t.Errorf("%s: fresh %v, another %v", change.name, now.Fresh(), now.Identity() != was.Identity())
+		}
+		was = now
+	}
+	// Where not all can be watched, what is listed at the top must do.
+	was.watch.partial = true
+	must(t, was.watch.close())
+	was.watch.f = nil
+	if !was.Fresh() {
+		t.Error("unwatched: an unchanged root is not fresh")
+	}
+	must(t, os.WriteFile(local+"/top", nil, 0o644))
+	if was.Fresh() {
+		t.Error("unwatched: is still fresh")
+	}
+}
+
+// A tree by hand that is too large to look at does not keep the host's root from being used.
+func TestHandMadeTooLarge(t *testing.T) {
+	src := tree(t, "usr/bin/sh", "usr/local/lib/a/b/c", "var/lib/dpkg/status")
+	r := &Rootfs{dir: t.TempDir(), resolve: beneath, seen: map[string]fileKey{}}
+	var err error
+	r.src, err = os.OpenFile(src, unix.O_PATH, 0)
+	must(t, err)
+	t.Cleanup(func() { must(t, r.Close()) })
+	r.watch, err = newWatcher()
+	must(t, err)
+	r.watch.n = maxWatches
+	if _, err := r.identify(); err != nil || !r.watch.partial || !r.Fresh() {
+		t.Errorf("%v, partial %v, fresh %v", err, r.watch.partial, r.Fresh())
+	}
+}

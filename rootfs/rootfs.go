@@ -311,5 +311,8 @@ const osRelease = "usr/lib/os-release"
 const maxRecord = 256 << 20
 
 // handMade are directories of the host where people install by hand, past its
-// package manager. They count towards the identity by what they list.
+// package manager. They count towards the identity with all that is below them, up to
+// maxHandMade files.
 var handMade = []string{"usr/local/bin", "usr/local/sbin", "usr/local/lib", "usr/local/include", "usr/local/share", "usr/local"}
+
+const maxHandMade = 200_000

@@ -240,7 +240,7 @@ func TestSparseOutput(t *testing.T) {
 	e := newExecutor(t)
 	dir := openDir(t)
 	out := runTask(t, e, &executor.TaskSpec{
-		Script:  "truncate -s 256M o; echo there | dd of=o bs=1M seek=100 conv=notrunc status=none; cp --sparse=never o copy",
+		Script:  "truncate -s 256M o; echo there | dd of=o bs=1M seek=100 conv=notrunc status=none; cat o >copy",
 		Workdir: dir, Outputs: []string{"o", "copy"},
 	})
 	if !out.Success() {
@@ -302,10 +302,11 @@ func TestUsage(t *testing.T) {
 	if u.PeakPids == nil || *u.PeakPids < 4 || *u.PeakPids > 8 {
 		t.Errorf("4 at once: %+v", u)
 	}
-	var st unix.Statfs_t
-	must(t, unix.Statfs(dir, &st))
-	if st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC {
-		t.Skip("I/O: the temporary directory is in memory")
+	if e.limits.Mode() == "v2" { // which counts what comes to a disk, of which there may be none
+		if u.IOWrite == nil {
+			t.Error("no I/O is told")
+		}
+		return
 	}
 	if u.IOWrite == nil || *u.IOWrite < 20<<20 {
 		t.Errorf("20 MiB written: %+v", u)

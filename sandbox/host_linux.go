@@ -59,6 +59,10 @@ func Open(cfg Config) (*Host, error) {
 	if cfg.RangesDir == "" {
 		cfg.RangesDir = "/run/sandboxd-ids"
 	}
+	// libcontainer hands this on to its own init, which does little; no process reads its own again.
+	if err := os.Setenv("GOMAXPROCS", "1"); err != nil {
+		return nil, fmt.Errorf("sandbox: %w", err)
+	}
 	h := &Host{cfg: cfg, live: map[string]bool{}, filters: map[FilterOptions][]unix.SockFilter{}}
 	if err := h.prepare(); err != nil {
 		return nil, errors.Join(fmt.Errorf("sandbox: %w", err), h.Close())

@@ -616,8 +616,8 @@ func (s *Sandbox) Close() error {
 
 // firstEnv is the environment of a first process, not of its command.
 func firstEnv() []string {
-	// It does little and lives as long as one task: threads and a collector cost more than they give.
-	env := []string{"GOMAXPROCS=1", "GOGC=off", "GOMEMLIMIT=16MiB"}
+	// It does little and lives as long as one task: a collector costs more than it gives.
+	env := []string{"GOMAXPROCS=2", "GOGC=off", "GOMEMLIMIT=16MiB"}
 	if v, ok := os.LookupEnv("GORACE"); ok {
 		env = append(env, "GORACE="+v) // else one of a race detector's build sleeps for a second at its end
 	}

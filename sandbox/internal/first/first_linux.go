@@ -687,6 +687,9 @@ func mountProc() error {
 	if err := unix.Mount("proc", "/root/proc", "proc", flags, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
+	if err := readOnlyEmpty(); err != nil {
+		return err
+	}
 	for _, p := range masked {
 		st, err := os.Lstat("/root/proc/" + p)
 		if errors.Is(err, os.ErrNotExist) {
@@ -699,14 +702,32 @@ func mountProc() error {
 		if st.IsDir() {
 			mask = "/empty/dir"
 		}
-		if err := bind(mask, "/proc/"+p, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOEXEC|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV); err != nil {
-			return err
+		// Nobody but us is here yet, and /proc is the kernel's: no path leads astray.
+		if err := unix.Mount(mask, "/root/proc/"+p, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("mask /proc/%s: %w", p, err)
 		}
 	}
 	for _, p := range readOnly {
 		if err := bind("/root/proc/"+p, "/proc/"+p, unix.MOUNT_ATTR_RDONLY); err != nil && !errors.Is(err, unix.ENOENT) {
 			return err
 		}
+	}
+	return nil
+}
+
+// readOnlyEmpty mounts /empty upon itself, read-only, as what is bound from there will be.
+func readOnlyEmpty() error {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, "/empty", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("clone the mount of /empty: %w", err)
+	}
+	defer unix.Close(fd)
+	const attrs = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: attrs}); err != nil {
+		return fmt.Errorf("mount attributes of /empty: %w", err)
+	}
+	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, "/empty", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("attach /empty: %w", err)
 	}
 	return nil
 }

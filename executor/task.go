@@ -109,7 +109,8 @@ const (
 	// WorkdirOverlay keeps the caller's tree as it is; declared outputs are
 	// moved into it after success, all other writes are dropped and listed.
 	WorkdirOverlay WorkdirMode = ""
-	// WorkdirDirect lets the task write to the caller's tree itself.
+	// WorkdirDirect lets the task write to the caller's tree itself. It has no Unix sockets then
+	// but pairs, and cannot make files setuid or setgid.
 	WorkdirDirect WorkdirMode = "direct"
 	// WorkdirReadonly refuses writes.
 	WorkdirReadonly WorkdirMode = "readonly"

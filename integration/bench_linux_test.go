@@ -308,7 +308,7 @@ func BenchmarkCacheHit(b *testing.B) {
 		b.Run(fmt.Sprintf("%d files", files), func(b *testing.B) {
 			work := newDir(b)
 			for i := range files {
-				writeFile(b, fmt.Sprintf("%s/%d/%d", work, i/100, i%100), fmt.Sprint("file ", i))
+				writeFile(b, fmt.Sprintf("%s/%d/%d", work, i/100, i%100), fmt.Sprint("file ", i, work)) // not cached by the last round
 			}
 			warm := false
 			hit := func() error {

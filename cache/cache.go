@@ -29,8 +29,9 @@ type Config struct {
 	// 0 means DefaultMaxBytes.
 	MaxBytes int64
 	// Grace is how long what was written or used is safe from GC, while there is no more
-	// than twice MaxBytes, and else a twentieth of it; of uses, only one in a fortieth is noted. A task that runs longer between storing an output and
-	// its result may have to store the output again. 0 means DefaultGrace, negative none.
+	// than twice MaxBytes, and else a twentieth of it; of uses, only one in a fortieth is
+	// noted. A task that runs longer between storing an output and its result may have to
+	// store the output again. 0 means DefaultGrace, negative none.
 	Grace time.Duration
 }
 

@@ -68,18 +68,33 @@ func (m *Manager) Create(name string, l Limits) (*Group, error) {
 // can be made. Whoever puts one in meanwhile waits for the rest of it only. It puts this
 // process where it is already.
 func (m *Manager) hurry() error {
-	for line := range strings.Lines(read("/proc/self/cgroup")) {
-		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		if len(f) != 3 || f[1] != "freezer" {
-			continue
-		}
-		for _, h := range m.active() {
-			if slices.Contains(h.ctls, "freezer") {
-				return write(filepath.Join(h.dir, f[2], "cgroup.procs"), "0")
-			}
+	at, err := groupsOf("self")
+	if err != nil {
+		return err
+	}
+	for _, h := range m.active() {
+		if slices.Contains(h.ctls, "freezer") {
+			return write(filepath.Join(h.dir, at["freezer"], "cgroup.procs"), "0")
 		}
 	}
 	return errors.New("limits: no freezer hierarchy")
+}
+
+// groupsOf is in which group a process is, by controller; that of v2 has no name (cgroups(7)).
+func groupsOf(pid string) (map[string]string, error) {
+	text, err := os.ReadFile("/proc/" + pid + "/cgroup")
+	if err != nil {
+		return nil, fmt.Errorf("limits: %w", err)
+	}
+	at := map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		if f := strings.SplitN(strings.TrimSpace(line), ":", 3); len(f) == 3 {
+			for _, c := range strings.Split(f[1], ",") {
+				at[c] = f[2]
+			}
+		}
+	}
+	return at, nil
 }
 
 func (g *Group) file(f string) string {
@@ -166,17 +181,9 @@ func (g *Group) Procs() ([]int, error) {
 
 // Holds tells whether a process is in the group itself, for all controllers.
 func (g *Group) Holds(pid int) (bool, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid)) // cgroups(7)
+	at, err := groupsOf(strconv.Itoa(pid))
 	if err != nil {
-		return false, fmt.Errorf("limits: %w", err)
-	}
-	at := map[string]string{} // by controller; that of v2 has no name
-	for line := range strings.Lines(string(text)) {
-		if f := strings.SplitN(strings.TrimSpace(line), ":", 3); len(f) == 3 {
-			for _, c := range strings.Split(f[1], ",") {
-				at[c] = f[2]
-			}
-		}
+		return false, err
 	}
 	for _, h := range g.m.active() {
 		if h.v2 && at[""] != g.path {

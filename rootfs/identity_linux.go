@@ -146,30 +146,15 @@ func (r *Rootfs) hashRecords(h hash.Hash) (found bool, err error) {
 // large it does neither, and what they list must do.
 func (r *Rootfs) hashHandMade() ([]byte, error) {
 	w := &walk{hash: sha256.New(), resolve: inMount, watch: r.watch, most: maxHandMade}
-	for _, p := range handMade {
-		d, err := openBeneath(r.src, p, unix.O_RDONLY|unix.O_DIRECTORY, beneath)
-		if err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ELOOP {
-			continue
+	err := r.walkHandMade(w, "tree", func(p string) bool { return p == "usr/local" }) // of which the others are parts
+	var large *EntryError
+	if errors.As(err, &large) {
+		if r.watch != nil {
+			r.watch.partial = true
 		}
-		if err != nil {
-			return nil, fmt.Errorf("root: %w", explain(p, err))
-		}
-		put(w.hash, "tree", p)
-		w.flat = p == "usr/local" // of which the others are parts
-		err = w.dir(d, p, 0)
-		d.Close()
-		var entry *EntryError
-		if errors.As(err, &entry) {
-			if r.watch != nil {
-				r.watch.partial = true
-			}
-			return nil, nil
-		}
-		if err != nil {
-			return nil, err
-		}
+		return nil, nil
 	}
-	return w.hash.Sum(nil), nil
+	return w.hash.Sum(nil), err
 }
 
 // hashContent digests a regular file opened with O_PATH.
@@ -190,24 +175,31 @@ func hashContent(h hash.Hash, f *os.File) error {
 
 // listHandMade digests the names in the handMade directories, and what each is.
 func (r *Rootfs) listHandMade() ([]byte, error) {
-	h := sha256.New()
+	w := &walk{hash: sha256.New(), resolve: r.resolve}
+	err := r.walkHandMade(w, "directory", func(string) bool { return true })
+	return w.hash.Sum(nil), err
+}
+
+// walkHandMade has w digest those of the handMade directories that are there, the flat ones
+// without what is in their directories.
+func (r *Rootfs) walkHandMade(w *walk, kind string, flat func(p string) bool) error {
 	for _, p := range handMade {
 		d, err := openBeneath(r.src, p, unix.O_RDONLY|unix.O_DIRECTORY, beneath)
 		if err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ELOOP {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("root: %w", explain(p, err))
+			return fmt.Errorf("root: %w", explain(p, err))
 		}
-		put(h, "directory", p)
-		w := &walk{hash: h, resolve: r.resolve, flat: true}
+		put(w.hash, kind, p)
+		w.flat = flat(p)
 		err = w.dir(d, p, 0)
 		d.Close()
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return h.Sum(nil), nil
+	return nil
 }
 
 // walk digests what a tree holds but not what its files contain.

@@ -500,8 +500,9 @@ func (r *Rootfs) Mounts() []Mount { return r.mounts }
 // Of the host's root it covers the package manager's records, os-release and the rest
 // of etc that is shown, the alternatives, and bin, sbin, lib, include and share of /usr/local
 // with all below them, unless there are more than 200,000 files. A file of a package
-// that was changed by hand is not noticed, unless there is no package manager. Of a directory, and of a host without one, it covers the path, kind, mode,
-// owner, size, inode and times of each file: a copy of the directory has another identity.
+// that was changed by hand is not noticed, unless there is no package manager. Of a
+// directory, and of a host without one, it covers the path, kind, mode, owner, size, inode
+// and times of each file: a copy of the directory has another identity.
 // resolv.conf does not count.
 func (r *Rootfs) Identity() string { return r.identity }
 

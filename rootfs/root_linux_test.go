@@ -369,13 +369,20 @@ func TestOpenRace(t *testing.T) {
 }
 
 // TestOpenUsrIsLink: on a host whose /usr lies elsewhere, that is mounted.
-func TestOpenUsrIsLink(t *testing.T) {
-	src := tree(t, "srv/usr/bin/sh", "usr -> /srv/usr", "bin -> usr/bin", "lib -> gone", "etc/ld.so.conf", "etc/shadow", "etc/ssl/certs/a", "etc/ssl/private/b", "etc/java-9/x")
+// hostAt is a root that takes src for the host's, before anything is taken of it.
+func hostAt(t *testing.T, src string) *Rootfs {
+	t.Helper()
 	r := &Rootfs{dir: t.TempDir(), resolve: beneath, seen: map[string]fileKey{}}
 	var err error
 	r.src, err = os.OpenFile(src, unix.O_PATH, 0)
 	must(t, err)
 	t.Cleanup(func() { must(t, r.Close()) })
+	return r
+}
+
+func TestOpenUsrIsLink(t *testing.T) {
+	src := tree(t, "srv/usr/bin/sh", "usr -> /srv/usr", "bin -> usr/bin", "lib -> gone", "etc/ld.so.conf", "etc/shadow", "etc/ssl/certs/a", "etc/ssl/private/b", "etc/java-9/x")
+	r := hostAt(t, src)
 	must(t, r.takeHost())
 	if got := targets(r); !slices.Equal(got, []string{"/usr", "/etc/ssl/certs", "/etc/java-9"}) {
 		t.Errorf("mounts are %q", got)
@@ -433,12 +440,8 @@ func BenchmarkFresh(b *testing.B) {
 func TestHandMadeCounts(t *testing.T) {
 	src := tree(t, "usr/bin/sh", "usr/local/lib/python3/dist-packages/a.py", "etc/ssl/certs/a", "etc/perl/Net/x", "var/lib/dpkg/status", "usr/local/lib/old")
 	openHost := func() *Rootfs {
-		r := &Rootfs{dir: filepath.Join(t.TempDir(), "skeleton"), resolve: beneath, seen: map[string]fileKey{}}
-		must(t, os.Mkdir(r.dir, 0o755))
+		r := hostAt(t, src)
 		var err error
-		r.src, err = os.OpenFile(src, unix.O_PATH, 0)
-		must(t, err)
-		t.Cleanup(func() { must(t, r.Close()) })
 		r.watch, err = newWatcher()
 		must(t, err)
 		must(t, r.takeHost())
@@ -490,11 +493,8 @@ func TestHandMadeCounts(t *testing.T) {
 // A tree by hand that is too large to look at does not keep the host's root from being used.
 func TestHandMadeTooLarge(t *testing.T) {
 	src := tree(t, "usr/bin/sh", "usr/local/lib/a/b/c", "var/lib/dpkg/status")
-	r := &Rootfs{dir: t.TempDir(), resolve: beneath, seen: map[string]fileKey{}}
+	r := hostAt(t, src)
 	var err error
-	r.src, err = os.OpenFile(src, unix.O_PATH, 0)
-	must(t, err)
-	t.Cleanup(func() { must(t, r.Close()) })
 	r.watch, err = newWatcher()
 	must(t, err)
 	r.watch.n = maxWatches

@@ -199,3 +199,27 @@ func TestFull(t *testing.T) {
 	}
 	put(t, c, "after")
 }
+
+// What stands at a blob's name and is no file is dropped, and never waited for.
+func TestBlobIsNoFile(t *testing.T) {
+	c, dir := openTest(t, Config{})
+	for name, put := range map[string]func(string) error{
+		"FIFO": func(p string) error { return unix.Mkfifo(p, 0o600) },
+		"link": func(p string) error { return os.Symlink("/etc/passwd", p) },
+	} {
+		d, err := c.PutBytes(t.Context(), []byte(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := filepath.Join(dir, blobPath(d))
+		if err := errors.Join(os.Remove(p), put(p)); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := c.Open(d); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %v, %v", name, b, err)
+		}
+		if _, err := os.Lstat(p); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: is still there: %v", name, err)
+		}
+	}
+}

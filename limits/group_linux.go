@@ -54,25 +54,54 @@ func (m *Manager) Create(name string, l Limits) (*Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.mode != "v2" {
-		go m.hurry() //nolint:errcheck // without it, all works as well
-	}
 	if err := errors.Join(g.apply(l), g.watch()); err != nil {
 		return nil, errors.Join(err, g.Close())
 	}
 	return g, nil
 }
 
-// hurry has the kernel begin to wait for what it waits for, on v1, when a process is put
-// into a group after a pause: an RCU grace period, some 10 ms, in which no group
-// can be made. Whoever puts one in meanwhile waits for the rest of it only. It puts this
-// process where it is already.
-func (m *Manager) hurry() error {
+// Expect has the kernel keep ready to put processes into groups, until done is called: the
+// first that is put into one after a pause waits for an RCU grace period, some 10 ms, in which no
+// group can be made, and the following ones do not. It puts this process where it is already, over and over.
+// Without it all works as well. Calls may overlap.
+func (m *Manager) Expect() (done func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.expecting++; m.expecting == 1 {
+		stop := make(chan struct{})
+		m.rest = func() { close(stop) }
+		go m.keepMoving(stop)
+	}
+	return sync.OnceFunc(func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.expecting--; m.expecting == 0 {
+			m.rest()
+		}
+	})
+}
+
+func (m *Manager) keepMoving(stop <-chan struct{}) {
+	const pause = 2 * time.Millisecond // a grace period is longer
+	for m.moveNowhere() == nil {
+		select {
+		case <-stop:
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+// moveNowhere puts this process where it is.
+func (m *Manager) moveNowhere() error {
 	at, err := groupsOf("self")
 	if err != nil {
 		return err
 	}
 	for _, h := range m.active() {
+		if m.mode == "v2" {
+			return write(filepath.Join(h.dir, at[""], "cgroup.procs"), "0")
+		}
 		if slices.Contains(h.ctls, "freezer") {
 			return write(filepath.Join(h.dir, at["freezer"], "cgroup.procs"), "0")
 		}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,6 +33,10 @@ type Manager struct {
 	all    []hierarchy
 	can    map[string]bool
 	weight int64 // the greatest that is enforced
+
+	mu        sync.Mutex
+	expecting int
+	rest      func()
 }
 
 // Open finds the mounted hierarchies and makes the parent group.
@@ -229,6 +234,14 @@ func costs(dir string) bool {
 func schedules(scheduler string) bool {
 	disks, _ := filepath.Glob("/sys/block/*/queue/scheduler")
 	return slices.ContainsFunc(disks, func(d string) bool { return strings.Contains(read(d), "["+scheduler+"]") })
+}
+
+// Mounts are where the hierarchies are mounted, those without our groups as well.
+func (m *Manager) Mounts() (dirs []string) {
+	for _, h := range m.all {
+		dirs = append(dirs, h.dir)
+	}
+	return dirs
 }
 
 // Mode is "v2", "hybrid" or "v1".

@@ -11,10 +11,11 @@
 //
 // # How one is made
 //
-// libcontainer makes the namespaces, joins the control group and starts the
-// sandbox's first process, which is this program again. It is root in the user
-// namespace and in nothing else, and waits on a socket for its orders: the mounts,
-// as descriptors that the host opened and id-mapped before, and the command. It
+// libcontainer makes the namespaces and starts the sandbox's first process, which is
+// this program again. It is root in the user namespace and in nothing else, and waits
+// on a socket for its orders: the mounts, as descriptors that the host opened and
+// id-mapped before, and the command. Before it gets them, it is put into its control
+// group; libcontainer, which would do so in its own way, sees groups read-only. It
 // assembles the root, leaves the one that libcontainer gave it, gives up
 // capabilities and system calls on one thread and starts the command from there
 // as user 1000. Then it reaps, passes on what it is told, and at the end kills

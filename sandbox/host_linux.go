@@ -38,6 +38,8 @@ type Host struct {
 	ranges  *idRanges
 	exe     *os.File // this program, sealed
 	libs    []string // directories of the host's that the base has too
+	space   *os.File // see newSpace
+	state   *os.File // see stateDir
 	filters map[FilterOptions][]unix.SockFilter
 	mu      sync.Mutex
 	live    map[string]bool
@@ -88,10 +90,11 @@ func (h *Host) prepare() (err error) {
 	if err := os.WriteFile(filepath.Join(h.cfg.Dir, "base", "empty", "file"), nil, 0o444); err != nil {
 		return err
 	}
-	for _, d := range []string{"layers", "state"} {
-		if err := openUp(filepath.Join(h.cfg.Dir, d), 0o700); err != nil {
-			return err
-		}
+	if err := openUp(filepath.Join(h.cfg.Dir, "layers"), 0o700); err != nil {
+		return err
+	}
+	if h.state, err = newTmpfs("libcontainer's state", "0700", "16m", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC); err != nil {
+		return err
 	}
 	for _, o := range []FilterOptions{{}, {Debug: true}, {Direct: true}, {Debug: true, Direct: true}} {
 		if h.filters[o], err = Filter(o); err != nil {
@@ -108,8 +111,16 @@ func (h *Host) prepare() (err error) {
 	if err == nil && dynamic {
 		h.libs, err = linkLibraries(filepath.Join(h.cfg.Dir, "base"))
 	}
+	if err != nil {
+		return err
+	}
+	h.space, err = newSpace(h.cfg.Limits.Mounts(), append([]string{h.cfg.Dir, "/proc", os.DevNull}, h.libs...))
 	return err
 }
+
+// stateDir is where libcontainer keeps what nobody reads but itself: in memory, mounted
+// nowhere, and gone with us.
+func (h *Host) stateDir() string { return fmt.Sprintf("/proc/self/fd/%d", h.state.Fd()) }
 
 // openUp makes a directory of exactly mode.
 func openUp(dir string, mode fs.FileMode) error {
@@ -132,15 +143,9 @@ func (h *Host) sweep() error {
 			return fmt.Errorf("sweep: %w", err)
 		}
 	}
-	for _, d := range []string{filepath.Join(h.cfg.Dir, "state"), layers} {
-		left, err := names(d)
-		if err != nil {
-			return err
-		}
-		for _, n := range left {
-			if err := removeBelow(d, n); err != nil {
-				return fmt.Errorf("sweep %s/%s: %w", filepath.Base(d), n, err)
-			}
+	for _, n := range left {
+		if err := removeBelow(layers, n); err != nil {
+			return fmt.Errorf("sweep %s: %w", n, err)
 		}
 	}
 	return nil
@@ -225,6 +230,11 @@ func (h *Host) Close() error {
 	if h.exe != nil {
 		errs = append(errs, h.exe.Close())
 	}
+	for _, f := range []*os.File{h.space, h.state} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
 	if h.ranges != nil {
 		errs = append(errs, h.ranges.close())
 	}
@@ -255,19 +265,11 @@ func (h *Host) leave(id string) {
 // namespace there are none. Each sandbox has its own: before Linux 6.15 what is
 // mounted nowhere cannot be cloned.
 func makeDevices(ids *os.File) (_ *os.File, err error) {
-	fsfd, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	dev, err := newTmpfs("devices", "0755", "64k", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("fsopen tmpfs: %w", err)
+		return nil, err
 	}
-	defer unix.Close(fsfd)
-	if err := errors.Join(unix.FsconfigSetString(fsfd, "mode", "0755"), unix.FsconfigSetString(fsfd, "size", "64k"), unix.FsconfigCreate(fsfd)); err != nil {
-		return nil, fmt.Errorf("make the tmpfs of devices: %w", err)
-	}
-	fd, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("fsmount tmpfs: %w", err)
-	}
-	dev := os.NewFile(uintptr(fd), "devices")
+	fd := int(dev.Fd())
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("make devices: %w", err), dev.Close())
@@ -294,6 +296,23 @@ func makeDevices(ids *os.File) (_ *os.File, err error) {
 		}
 	}
 	return dev, cloneOptions{devices: true}.apply(dev, ids, unix.AT_EMPTY_PATH)
+}
+
+// newTmpfs makes a file system in memory, mounted nowhere.
+func newTmpfs(what, mode, size string, attrs int) (*os.File, error) {
+	fsfd, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("fsopen tmpfs: %w", err)
+	}
+	defer unix.Close(fsfd)
+	if err := errors.Join(unix.FsconfigSetString(fsfd, "mode", mode), unix.FsconfigSetString(fsfd, "size", size), unix.FsconfigCreate(fsfd)); err != nil {
+		return nil, fmt.Errorf("make the tmpfs of %s: %w", what, err)
+	}
+	fd, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, attrs)
+	if err != nil {
+		return nil, fmt.Errorf("fsmount the tmpfs of %s: %w", what, err)
+	}
+	return os.NewFile(uintptr(fd), what), nil
 }
 
 func makeDevice(dir int, name string, dev uint64) error {

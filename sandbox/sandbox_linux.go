@@ -15,8 +15,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/cgroups"
-	_ "github.com/opencontainers/cgroups/devices" // libcontainer's groups need it
-	devices "github.com/opencontainers/cgroups/devices/config"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/capabilities"
 	"github.com/opencontainers/runc/libcontainer/configs"
@@ -92,14 +90,6 @@ func (s *Sandbox) start(ctx context.Context, spec *Spec) (err error) {
 	if err := s.makeDir(); err != nil {
 		return err
 	}
-	l := spec.Limits
-	if l.PidsMax > 0 {
-		l.PidsMax += ownPids
-	}
-	if s.group, err = s.host.cfg.Limits.Create(spec.ID, l); err != nil {
-		return err
-	}
-	s.later(s.group.Close)
 	if err := s.makeLayer(spec.Work); err != nil {
 		return err
 	}
@@ -110,20 +100,41 @@ func (s *Sandbox) start(ctx context.Context, spec *Spec) (err error) {
 	s.sock = sock
 	s.later(sock.Close)
 	defer inside.Close()
-	// libcontainer mostly waits, and the order needs nothing of what it makes.
+	// libcontainer mostly waits, and the order and the group need nothing of what it makes.
 	var o *first.Order
 	var files *fileList
-	var bad error
-	var ordered sync.WaitGroup
-	ordered.Go(func() { o, files, bad = s.order(spec) })
-	err = s.startFirst(spec, inside)
-	ordered.Wait()
+	var errs [3]error
+	var made sync.WaitGroup
+	ready := func() {} // of the kernel, for who comes into the group
+	made.Go(func() {
+		l := spec.Limits
+		if l.PidsMax > 0 {
+			l.PidsMax += ownPids
+		}
+		if s.group, errs[0] = s.host.cfg.Limits.Create(spec.ID, l); errs[0] == nil {
+			ready = s.host.cfg.Limits.Expect()
+		}
+		o, files, errs[1] = s.order(spec)
+	})
+	errs[2] = s.startFirst(spec, inside)
+	made.Wait()
+	defer func() { ready() }()
 	defer files.close()
-	if err = errors.Join(err, bad); err != nil {
+	if s.group != nil {
+		s.later(s.group.Close)
+	}
+	if s.first != nil {
+		s.later(s.Kill)
+	}
+	if err := errors.Join(errs[:]...); err != nil {
 		return err
 	}
 	inside.Close() // so that its end is seen
 	if err := ctx.Err(); err != nil {
+		return err
+	}
+	// It has no order yet, and so has done nothing.
+	if err := s.group.Add(s.first.pid); err != nil {
 		return err
 	}
 	if err := s.setLimits(spec); err != nil {
@@ -200,28 +211,29 @@ func (f *firstProcess) explain(err error) error {
 }
 
 func (s *Sandbox) startFirst(spec *Spec, inside *os.File) error {
-	state := filepath.Join(s.host.cfg.Dir, "state")
-	c, err := libcontainer.Create(state, spec.ID, s.container(spec))
-	if err != nil {
-		return fmt.Errorf("libcontainer: %w", err)
-	}
-	s.later(func() error {
-		if err := c.Destroy(); err != nil {
-			return fmt.Errorf("libcontainer: destroy: %w", err)
-		}
-		return nil
-	})
 	f := &firstProcess{lost: make(chan struct{})}
 	f.process = &libcontainer.Process{
 		Args: []string{fmt.Sprintf("/proc/self/fd/%d", first.ProgramFD), first.Name}, Env: firstEnv(),
 		Init: true, Cwd: "/", LogLevel: fmt.Sprint(uint32(logrus.ErrorLevel)), Stderr: &f.stderr, ExtraFiles: []*os.File{s.host.exe, inside},
 	}
-	if err := c.Run(f.process); err != nil {
+	err := s.host.inSpace(func() error {
+		c, err := libcontainer.Create(s.host.stateDir(), spec.ID, s.container(spec))
+		if err != nil {
+			return err
+		}
+		s.later(func() error {
+			if err := c.Destroy(); err != nil {
+				return fmt.Errorf("libcontainer: destroy: %w", err)
+			}
+			return nil
+		})
+		return c.Run(f.process)
+	})
+	if err != nil {
 		return fmt.Errorf("libcontainer: %w", err)
 	}
 	s.first = f
 	s.later(func() error { <-f.lost; return nil })
-	s.later(s.Kill)
 	go func() {
 		defer close(f.lost)
 		f.process.Wait() //nolint:errcheck // its status says nothing that the reports do not
@@ -232,6 +244,8 @@ func (s *Sandbox) startFirst(spec *Spec, inside *os.File) error {
 	return nil
 }
 
+const noGroup = "/sandboxd-none"
+
 // container is what libcontainer is to make: namespaces, a group, and a root with
 // little more than mount points.
 func (s *Sandbox) container(spec *Spec) *configs.Config {
@@ -240,7 +254,7 @@ func (s *Sandbox) container(spec *Spec) *configs.Config {
 	zero := 0
 	spaces := configs.Namespaces{
 		{Type: configs.NEWUSER}, {Type: configs.NEWNS}, {Type: configs.NEWPID},
-		{Type: configs.NEWIPC}, {Type: configs.NEWUTS}, {Type: configs.NEWCGROUP},
+		{Type: configs.NEWIPC}, {Type: configs.NEWUTS}, // the cgroup namespace comes with the order
 	}
 	if spec.Network.Own() {
 		spaces = append(spaces, configs.Namespace{Type: configs.NEWNET})
@@ -259,11 +273,9 @@ func (s *Sandbox) container(spec *Spec) *configs.Config {
 		RootPropagation: unix.MS_PRIVATE | unix.MS_REC,
 		UIDMappings:     ids, GIDMappings: ids, OomScoreAdj: &zero,
 		Capabilities: &configs.Capabilities{Bounding: all, Effective: all, Permitted: all},
-		Cgroups: &cgroups.Cgroup{Path: s.group.Path(), Resources: &cgroups.Resources{
-			// Devices are kept away by what is mounted: nodev all over but on our own /dev, which is read-only.
-			Devices: []*devices.Rule{{Type: devices.WildcardDevice, Major: devices.Wildcard, Minor: devices.Wildcard, Permissions: "rwm", Allow: true}},
-		}},
-		Mounts: mounts,
+		// A group that is never made, see newSpace: libcontainer goes on without, as for callers without rights.
+		Cgroups: &cgroups.Cgroup{Rootless: true, Parent: noGroup, Name: spec.ID, Resources: &cgroups.Resources{}},
+		Mounts:  mounts,
 	}
 }
 
@@ -307,7 +319,7 @@ func (s *Sandbox) setLimits(spec *Spec) error {
 }
 
 // ownPids is how many processes and threads a sandbox has at most that are not its
-// command's: those of libcontainer, and then of the first process.
+// command's: the threads of the first process.
 const ownPids = 12
 
 // defaultOpenFiles is the hard limit unless another is asked for.
@@ -504,8 +516,11 @@ func (s *Sandbox) watch() {
 	if s.err != nil {
 		s.err = errors.Join(s.err, s.Kill())
 	}
-	// With the first process reaped, the pid namespace is empty (pid_namespaces(7)).
-	<-s.first.lost
+	if s.err != nil || s.exit.Lost {
+		// With the first process reaped, the pid namespace is empty (pid_namespaces(7)). Else
+		// it has reaped all others, and ends: nobody need wait for the kernel to unmake its namespaces.
+		<-s.first.lost
+	}
 }
 
 func (e *Exit) of(ws syscall.WaitStatus) {
@@ -543,6 +558,9 @@ func (s *Sandbox) Kill() error {
 	err := s.first.process.Signal(os.Kill)
 	if errors.Is(err, os.ErrProcessDone) {
 		err = nil
+	}
+	if s.group == nil {
+		return err
 	}
 	return errors.Join(err, s.group.Kill())
 }

@@ -1,13 +1,10 @@
 package sandbox
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -77,27 +74,14 @@ func noMountsBelow(dir *os.File) error {
 	if st.Nlink == 0 {
 		return errors.New("was removed")
 	}
-	f, err := os.Open("/proc/thread-self/mountinfo")
+	mounts, err := mountPoints()
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		fields := strings.Fields(lines.Text())
-		if len(fields) < 5 {
-			continue
-		}
-		at := unescape(fields[4])
-		if rel, err := filepath.Rel(path, at); err == nil && rel != "." && rel != ".." && !strings.HasPrefix(rel, "../") {
+	for _, at := range mounts {
+		if at != path && beneath(at, path) {
 			return &MountBelowError{Path: path, Mount: at}
 		}
 	}
-	return lines.Err()
-}
-
-// unescape undoes what /proc/self/mountinfo does to space, tab, newline and backslash.
-func unescape(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+	return nil
 }

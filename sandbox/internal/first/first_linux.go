@@ -48,6 +48,11 @@ func SetName(name string) error {
 
 // lead takes the order, runs the command and reports its end.
 func lead(sock *os.File) error {
+	spared := make(chan struct{})
+	go func() {
+		defer close(spared)
+		spareThreads(4)
+	}()
 	if err := SetName(Name); err != nil {
 		return err
 	}
@@ -56,6 +61,10 @@ func lead(sock *os.File) error {
 		return fmt.Errorf("prctl(PR_SET_DUMPABLE): %w", err)
 	}
 	o, files, err := receiveOrder(sock)
+	if err != nil {
+		return err
+	}
+	before, err := used() // before it was in its control group
 	if err != nil {
 		return err
 	}
@@ -79,7 +88,7 @@ func lead(sock *os.File) error {
 	if err := errors.Join(limitFiles(o.OpenFiles), heedSignals()); err != nil {
 		return err
 	}
-	spareThreads(4)
+	<-spared
 	pid, err := start(o, stdio, func(found []string) error {
 		return sendReport(sock, Report{Started: true, Found: found, Network: network})
 	})
@@ -96,6 +105,8 @@ func lead(sock *os.File) error {
 	if err != nil {
 		return err
 	}
+	own.UserUS, own.SystemUS = own.UserUS-before.UserUS, own.SystemUS-before.SystemUS
+	own.Read, own.Write = own.Read-before.Read, own.Write-before.Write
 	return sendReport(sock, Report{Ended: true, Status: uint32(status), Own: own}, work)
 }
 
@@ -239,7 +250,10 @@ func start(o *Order, stdio []*os.File, ready func(found []string) error) (pid in
 	go func() {
 		runtime.LockOSThread() // for good: the thread is spoilt
 		var found []string
-		if found, err = confine(o.Filter); err == nil {
+		// Of this thread alone, and so of the command. It is in its control group only now.
+		if err = unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
+			err = fmt.Errorf("a cgroup namespace: %w", err)
+		} else if found, err = confine(o.Filter); err == nil {
 			err = ready(found)
 		}
 		if err == nil {

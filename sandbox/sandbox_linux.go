@@ -176,7 +176,11 @@ func (s *Sandbox) makeLayer(w Work) error {
 	} else if w.Mode == WorkReadonly {
 		mode = 0o555
 	}
-	for name, mode := range map[string]os.FileMode{"upper": mode, "work": 0o700} {
+	dirs := map[string]os.FileMode{"upper": mode}
+	if w.Dir != nil {
+		dirs["work"] = 0o700 // an overlay's
+	}
+	for name, mode := range dirs {
 		p := filepath.Join(dir, name)
 		if err := os.Mkdir(p, 0o700); err != nil {
 			return fmt.Errorf("work layer: %w", err)

@@ -43,6 +43,7 @@ type Cache struct {
 	own   string   // tmp/<random>, this process's
 	alive *os.File // holds the lock that says own is in use
 	index index
+	left  int          // files that dead processes were writing, which Open removed
 	local sync.RWMutex // the lock, between goroutines; flock knows only open files
 
 	mu       sync.Mutex
@@ -88,6 +89,9 @@ func (c *Cache) Close() error {
 	}
 	return errors.Join(err, c.root.Close())
 }
+
+// Left is how many files that dead processes had been writing Open removed.
+func (c *Cache) Left() int { return c.left }
 
 // MaxBytes is the size below which GC brings the cache.
 func (c *Cache) MaxBytes() int64 { return c.cfg.MaxBytes }
@@ -198,6 +202,9 @@ func (c *Cache) sweep() {
 			continue
 		}
 		if tryFlock(f) {
+			if names, err := c.names(dir); err == nil {
+				c.left += len(names)
+			}
 			_ = c.root.RemoveAll(dir)
 			_ = c.root.Remove(dir + ".lock")
 		}

@@ -451,9 +451,16 @@ func (t *task) place(ctx context.Context, files []executor.OutputFile) error {
 	}
 	blobs := newOpener(t.cfg.Cache)
 	defer blobs.stop()
-	err := as(t.caller, func() error {
-		return rootfs.Place(ctx, t.paths.work, t.spec.Outputs, entries, blobs.open)
+	page, err := t.journal.begin()
+	if err != nil {
+		return err
+	}
+	err = as(t.caller, func() error {
+		return rootfs.Place(ctx, t.paths.work, t.spec.Outputs, entries, blobs.open, func(pl rootfs.Placing) error {
+			return page.write(t.caller, t.paths.work, pl)
+		})
 	})
+	t.journal.end(page)
 	if err != nil {
 		return executor.FieldErrorf("outputs", "cannot be put into the work directory: %w", err)
 	}

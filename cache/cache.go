@@ -49,6 +49,8 @@ type Cache struct {
 	mu       sync.Mutex
 	verified map[string]verification // by hash; guarded by mu
 	synced   map[string]bool         // blobs that are on disk, by hash; guarded by mu
+	// resultDirs are directories of results of which the names are on disk; guarded by mu
+	resultDirs map[string]bool
 }
 
 // Open opens the cache in dir, which is made with mode 0700 if it is not there;
@@ -71,10 +73,10 @@ func Open(dir string, cfg Config) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open cache directory: %w", err)
 	}
-	c := &Cache{root: root, cfg: cfg, verified: map[string]verification{}, synced: map[string]bool{}}
+	c := &Cache{root: root, cfg: cfg, verified: map[string]verification{}, synced: map[string]bool{}, resultDirs: map[string]bool{}}
 	c.index.init(root)
 	if err := c.prepare(); err != nil {
-		return nil, errors.Join(fmt.Errorf("open cache %s: %w", dir, err), c.Close())
+		return nil, errors.Join(fmt.Errorf("open cache %s: %w", dir, explain(root, err)), c.Close())
 	}
 	return c, nil
 }
@@ -157,13 +159,18 @@ func (c *Cache) ours() error {
 	return nil
 }
 
+// tag marks the directory as a cache, for good before there is anything else in it: one that
+// lost its tag would be refused.
 func (c *Cache) tag() error {
+	if b, err := c.root.ReadFile(tagName); err == nil && string(b) == tagText {
+		return nil
+	}
 	f, err := c.root.OpenFile(tagName, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.WriteString(tagText)
-	return errors.Join(err, f.Close())
+	return errors.Join(err, f.Sync(), f.Close(), c.syncName("."))
 }
 
 // makeBlobDirs makes those of cas/00 to cas/ff that are missing.

@@ -17,7 +17,7 @@ func TestLogFault(t *testing.T) {
 	store, err := cache.Open(dir, cache.Config{})
 	must(t, err)
 	defer func() { must(t, store.Close()) }()
-	own, err := filepath.Glob(dir + "/tmp/*[!k]") // but the lock
+	own, err := filepath.Glob(dir + "/tmp/*[^k]") // but the lock
 	if err != nil || len(own) != 1 {
 		t.Fatal(own, err)
 	}

@@ -357,8 +357,8 @@ func (c *crash) checkClean(t *testing.T, old int) {
 	if err != nil || err2 != nil || len(tmp) != 2 || len(in) > 0 {
 		t.Errorf("cache/tmp holds %q, and they %q: %v, %v", tmp, in, err, err2)
 	}
-	if s, err := filepath.Glob(c.d.dir + "/.s*"); err != nil || len(s) > 0 {
-		t.Errorf("beside the socket are %q, %v", s, err)
+	if _, err := os.Lstat(c.d.socket + ".new"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what the socket was made in is left: %v", err)
 	}
 	locks, err := os.ReadFile("/proc/locks")
 	if err != nil {

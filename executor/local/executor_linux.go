@@ -70,7 +70,7 @@ func New(cfg Config) (*Executor, error) {
 	e.life, e.cancel = context.WithCancel(context.Background())
 	left, err := e.open()
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("local executor: %w", err), e.unmake())
+		return nil, errors.Join(fmt.Errorf("local executor: %w", full(err, "state directory", cfg.StateDir)), e.unmake())
 	}
 	left.add(e.recoverLocal())
 	left.TemporaryFiles = cfg.Cache.Left()
@@ -167,7 +167,7 @@ func lockDir(dir string) (*os.File, error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		if err == unix.EWOULDBLOCK {
-			err = fmt.Errorf("state directory %s %w; stop it, or choose another with --state-dir", dir, ErrInUse)
+			err = fmt.Errorf("state directory %s %w%s; stop it, or choose another with --state-dir", dir, ErrInUse, holder(f))
 		}
 		return nil, errors.Join(err, f.Close())
 	}
@@ -177,10 +177,10 @@ func lockDir(dir string) (*os.File, error) {
 		return f, nil
 	}
 	if _, err := f.WriteAt([]byte(lockText), 0); err != nil {
-		return nil, errors.Join(full(err, "state directory", dir), f.Close())
+		return nil, errors.Join(err, f.Close())
 	}
 	if err := f.Sync(); err != nil {
-		return nil, errors.Join(full(err, "state directory", dir), f.Close())
+		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
 }

@@ -49,8 +49,7 @@ type Cache struct {
 	mu       sync.Mutex
 	verified map[string]verification // by hash; guarded by mu
 	synced   map[string]bool         // blobs that are on disk, by hash; guarded by mu
-	// resultDirs are directories of results of which the names are on disk; guarded by mu
-	resultDirs map[string]bool
+	dirs     map[string]bool         // directories of which the names are on disk; guarded by mu
 }
 
 // Open opens the cache in dir, which is made with mode 0700 if it is not there;
@@ -73,7 +72,7 @@ func Open(dir string, cfg Config) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open cache directory: %w", err)
 	}
-	c := &Cache{root: root, cfg: cfg, verified: map[string]verification{}, synced: map[string]bool{}, resultDirs: map[string]bool{}}
+	c := &Cache{root: root, cfg: cfg, verified: map[string]verification{}, synced: map[string]bool{}, dirs: map[string]bool{}}
 	c.index.init(root)
 	if err := c.prepare(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open cache %s: %w", dir, explain(root, err)), c.Close())

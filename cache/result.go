@@ -115,7 +115,7 @@ func resultPath(namespace string, action Digest) (string, error) {
 // where somebody else made it, who may have been killed before that.
 func (c *Cache) makeResultDir(dir string) error {
 	c.mu.Lock()
-	known := c.resultDirs[dir]
+	known := c.dirs[dir]
 	c.mu.Unlock()
 	if fi, err := c.root.Lstat(dir); known && err == nil && fi.IsDir() {
 		return nil
@@ -129,8 +129,8 @@ func (c *Cache) makeResultDir(dir string) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	makeRoom(c.resultDirs)
-	c.resultDirs[dir] = true
+	makeRoom(c.dirs)
+	c.dirs[dir] = true
 	return nil
 }
 

@@ -90,6 +90,7 @@ func TestJournalAsCaller(t *testing.T) {
 	// The directory has become a link to a root's one, or another directory, or is gone.
 	victim := openDir(t)
 	write(t, victim, map[string]string{testToken + "0": "precious"})
+	moved := ""
 	for name, replace := range map[string]func(work string){
 		"link": func(work string) { must(t, os.Symlink(victim, work)) },
 		"link above": func(work string) {
@@ -106,13 +107,14 @@ func TestJournalAsCaller(t *testing.T) {
 		for _, c := range []executor.Caller{caller, {}} {
 			work := newWork()
 			dir := notePlacing(t, c, work, pl)
-			must(t, os.Rename(work, openDir(t)+"/moved"))
+			moved = openDir(t) + "/moved"
+			must(t, os.Rename(work, moved))
 			replace(work)
 			n, said := replayed(t, dir)
 			if n != 0 || (said == "") != (name == "gone") && name != "link above" {
 				t.Errorf("%s, user %d: %d entries, %s", name, c.UID, n, said)
 			}
-			if !has(victim+"/"+testToken+"0") || name == "other directory" && !has(work+"/"+testToken+"0") {
+			if !has(victim+"/"+testToken+"0") || !has(moved+"/"+testToken+"0") || name == "other directory" && !has(work+"/"+testToken+"0") {
 				t.Errorf("%s: what is another's was removed", name)
 			}
 		}
@@ -144,9 +146,13 @@ func TestJournalPages(t *testing.T) {
 		must(t, os.WriteFile(filepath.Join(dir, name), page, 0o600))
 	}
 	must(t, unix.Mkfifo(filepath.Join(dir, "79"), 0o600))
-	b, err := encodePage(&placement{Workdir: []byte(work), Placing: pl})
+	var st unix.Stat_t
+	must(t, unix.Stat(work, &st))
+	b, err := encodePage(&placement{Workdir: []byte(work), Inode: st.Ino, Placing: pl})
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(dir, "80"), b[:len(b)-1], 0o600))
+	b[8] ^= 1
+	must(t, os.WriteFile(filepath.Join(dir, "81"), b, 0o600))
 	if n, said := replayed(t, dir); n != 0 || said != "" {
 		t.Errorf("%d entries, %s", n, said)
 	}

@@ -1,6 +1,7 @@
 package limits
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -60,7 +61,8 @@ func TestRecover(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
-			if err := (&Group{m: m, path: m.parent}).Close(); err != nil { // also where the test failed
+			g := &Group{m: m, path: m.parent}
+			if err := errors.Join(g.thaw(), g.Close()); err != nil { // also where the test failed
 				t.Error(err)
 			}
 		})

@@ -101,8 +101,9 @@ func TestJournalAsCaller(t *testing.T) {
 			must(t, os.Mkdir(work, 0o777))
 			write(t, work, map[string]string{testToken + "0": "x"})
 		},
-		"gone": func(string) {},
-		"file": func(work string) { must(t, os.WriteFile(work, nil, 0o644)) },
+		"link to itself": func(work string) { must(t, os.Symlink(moved, work)) },
+		"gone":           func(string) {},
+		"file":           func(work string) { must(t, os.WriteFile(work, nil, 0o644)) },
 	} {
 		for _, c := range []executor.Caller{caller, {}} {
 			work := newWork()

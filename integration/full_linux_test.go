@@ -176,6 +176,14 @@ func TestStoryFullState(t *testing.T) {
 	if o := d.run(work, "--cache", "off", "-c", "true"); o.code != 125 || !strings.Contains(o.stderr, full) {
 		t.Errorf("without room: %+v", o)
 	}
+	// What is in the cache needs no room there: the page of the journal is used again.
+	if err := os.Remove(work + "/o"); err != nil {
+		t.Fatal(err)
+	}
+	if o := d.run(work, hit...); o.code != 0 || !strings.Contains(o.stderr, "cached") {
+		t.Errorf("without room, from the cache: %+v", o)
+	}
+	holds(t, work, map[string]string{"o": "hit\n"})
 	free()
 	for _, args := range [][]string{{"--cache", "off", "-c", "true"}, hit} {
 		if o := d.run(work, args...); o.code != 0 {

@@ -459,12 +459,17 @@ func (t *task) place(ctx context.Context, files []executor.OutputFile) error {
 	if err != nil {
 		return err
 	}
+	var ours error // which is no mistake of the caller's
 	err = as(t.caller, func() error {
 		return rootfs.Place(ctx, t.paths.work, t.spec.Outputs, entries, blobs.open, func(pl rootfs.Placing) error {
-			return page.write(t.caller, t.paths.work, pl)
+			ours = page.write(t.caller, t.paths.work, pl)
+			return ours
 		})
 	})
 	t.journal.end(page)
+	if ours != nil {
+		return ours
+	}
 	if err != nil {
 		return executor.FieldErrorf("outputs", "cannot be put into the work directory: %w", err)
 	}

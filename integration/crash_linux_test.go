@@ -43,7 +43,7 @@ func TestCrash(t *testing.T) {
 	switch {
 	case os.Getenv(crashRoundsEnv) != "":
 	case inVM():
-		rounds = 4
+		rounds = 3
 	case testing.Short():
 		rounds = 8
 	}

@@ -171,6 +171,7 @@ func TestStoryFullState(t *testing.T) {
 	if o := d.run(work, "--cache", "off", "-c", "head -c 20000000 /dev/urandom >big"); o.code != 1 || !strings.Contains(o.stderr, "head: ") { // whose words differ
 		t.Errorf("a task that needs more: %+v", o)
 	}
+	eventually(t, d.leftInState) // what it wrote goes after its answer
 	full := "the file system of the state directory " + small + "/state is full; free some space there"
 	free := fill(t, small)
 	if o := d.run(work, "--cache", "off", "-c", "true"); o.code != 125 || !strings.Contains(o.stderr, full) {

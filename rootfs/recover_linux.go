@@ -49,7 +49,8 @@ func (p *placer) absent(dir string) bool {
 
 // Recover cleans up after a Place that was cut short at any moment, below the open root
 // of the tree: each output is then whole, the old version or the new one, and nothing else
-// is left. Which of several outputs are new depends on that moment. It may be called again.
+// is left; but for what Place itself excepts. Which of several outputs are new depends on
+// that moment. Recover may be called again.
 //
 // Since then the tree may have become anything. Only names that begin with the token are
 // removed, through no link, and one that was moved away comes back only if nothing took its

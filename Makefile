@@ -13,6 +13,8 @@ GOBUILD := CGO_ENABLED=1 $(GO) build -trimpath -tags '$(TAGS) netgo osusergo' -l
 
 FUZZTIME  ?= 10s
 BENCHTIME ?= 1s
+SOAK      ?= 200
+SEED      ?= 1
 # The packages whose tests make namespaces, mounts, cgroups or rules.
 VM_PACKAGES := $(foreach d,internal/vmtest limits netpolicy rootfs sandbox executor/local integration,$(if $(wildcard $(d)/*_test.go),./$(d)))
 # The kernels of `make test-vm` and, the oldest we care for, of `make test-vm-all`:
@@ -65,6 +67,10 @@ generate: deps-check ## the Go code of the protobuf messages
 bench: build ## what a task costs, next to a bare exec, bwrap and runc
 	SANDBOXD_PROGRAM=$(CURDIR)/bin/sandboxd $(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) -tags '$(TAGS)' -timeout 60m ./...
 
+soak: build ## kill the daemon SOAK times while tasks run, from SEED on, and run 2000 tasks
+	SANDBOXD_PROGRAM=$(CURDIR)/bin/sandboxd SANDBOXD_CRASH_ROUNDS=$(SOAK) SANDBOXD_CRASH_SEED=$(SEED) \
+		$(GO) test -count=1 -v -tags '$(TAGS)' -timeout 120m -run '^(TestCrash|TestSoak)$$' ./integration
+
 fuzz: ## every fuzz target for FUZZTIME
 	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sort | while IFS=: read -r file func; do \
 		echo "== $${func#func } in $${file%/*}"; \
@@ -79,4 +85,4 @@ clean: ## what was built here
 	rm -rf bin .cache
 	$(GO) clean
 
-.PHONY: help deps build demo test test-host test-vm test-vm-all vmtools check generate bench fuzz install clean
+.PHONY: help deps build demo test test-host test-vm test-vm-all vmtools check generate bench soak fuzz install clean

@@ -449,3 +449,27 @@ func TestOpenRefusesWhatIsNoCache(t *testing.T) {
 		t.Errorf("%v, %v: something was made", es, err)
 	}
 }
+
+// TestTagIsWrittenOnce: a process that is killed while it opens a cache does not make a strange directory of it.
+func TestTagIsWrittenOnce(t *testing.T) {
+	_, dir := openTest(t, Config{})
+	tag := filepath.Join(dir, tagName)
+	before, err := os.Stat(tag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(tag, old, old); err != nil {
+		t.Fatal(err)
+	}
+	reopen(t, dir, Config{})
+	if after, err := os.Stat(tag); err != nil || !os.SameFile(before, after) || !after.ModTime().Equal(old) {
+		t.Errorf("it was written again: %v, %v", after, err)
+	}
+	// One that was cut short is completed, as long as there is nothing else.
+	half := filepath.Join(t.TempDir(), "half")
+	if err := errors.Join(os.Mkdir(half, 0o700), os.WriteFile(filepath.Join(half, tagName), []byte(tagText[:9]), 0o600), os.WriteFile(filepath.Join(half, "lock"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	reopen(t, half, Config{})
+}

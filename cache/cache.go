@@ -43,11 +43,13 @@ type Cache struct {
 	own   string   // tmp/<random>, this process's
 	alive *os.File // holds the lock that says own is in use
 	index index
+	left  int          // files that dead processes were writing, which Open removed
 	local sync.RWMutex // the lock, between goroutines; flock knows only open files
 
 	mu       sync.Mutex
 	verified map[string]verification // by hash; guarded by mu
 	synced   map[string]bool         // blobs that are on disk, by hash; guarded by mu
+	dirs     map[string]bool         // directories of which the names are on disk; guarded by mu
 }
 
 // Open opens the cache in dir, which is made with mode 0700 if it is not there;
@@ -70,10 +72,10 @@ func Open(dir string, cfg Config) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open cache directory: %w", err)
 	}
-	c := &Cache{root: root, cfg: cfg, verified: map[string]verification{}, synced: map[string]bool{}}
+	c := &Cache{root: root, cfg: cfg, verified: map[string]verification{}, synced: map[string]bool{}, dirs: map[string]bool{}}
 	c.index.init(root)
 	if err := c.prepare(); err != nil {
-		return nil, errors.Join(fmt.Errorf("open cache %s: %w", dir, err), c.Close())
+		return nil, errors.Join(fmt.Errorf("open cache %s: %w", dir, explain(root, err)), c.Close())
 	}
 	return c, nil
 }
@@ -88,6 +90,9 @@ func (c *Cache) Close() error {
 	}
 	return errors.Join(err, c.root.Close())
 }
+
+// Left is how many files that dead processes had been writing Open removed.
+func (c *Cache) Left() int { return c.left }
 
 // MaxBytes is the size below which GC brings the cache.
 func (c *Cache) MaxBytes() int64 { return c.cfg.MaxBytes }
@@ -153,13 +158,18 @@ func (c *Cache) ours() error {
 	return nil
 }
 
+// tag marks the directory as a cache, for good before there is anything else in it: one that
+// lost its tag would be refused.
 func (c *Cache) tag() error {
+	if b, err := c.root.ReadFile(tagName); err == nil && string(b) == tagText {
+		return nil
+	}
 	f, err := c.root.OpenFile(tagName, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.WriteString(tagText)
-	return errors.Join(err, f.Close())
+	return errors.Join(err, f.Sync(), f.Close(), c.syncName("."))
 }
 
 // makeBlobDirs makes those of cas/00 to cas/ff that are missing.
@@ -198,6 +208,9 @@ func (c *Cache) sweep() {
 			continue
 		}
 		if tryFlock(f) {
+			if names, err := c.names(dir); err == nil {
+				c.left += len(names)
+			}
 			_ = c.root.RemoveAll(dir)
 			_ = c.root.Remove(dir + ".lock")
 		}

@@ -140,7 +140,7 @@ func (x *index) close() error {
 func (x *index) save() (err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("save the index: %w", explain(err))
+			err = fmt.Errorf("save the index: %w", explain(x.root, err))
 		}
 	}()
 	lock, err := x.root.OpenFile("index.lock", os.O_RDWR|os.O_CREATE, 0o600)

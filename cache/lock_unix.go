@@ -4,9 +4,15 @@ package cache
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"syscall"
+	"time"
 )
+
+// lockTime is how long a lock is waited for. They are held for as long as it takes to look at some
+// files and to write one, but a process may have been stopped meanwhile.
+var lockTime = 30 * time.Second
 
 // flock waits for the lock of an open file; closing the file lets go of it.
 func flock(f *os.File, exclusive bool) error {
@@ -14,10 +20,16 @@ func flock(f *os.File, exclusive bool) error {
 	if exclusive {
 		how = syscall.LOCK_EX
 	}
-	for {
-		if err := syscall.Flock(int(f.Fd()), how); !errors.Is(err, syscall.EINTR) {
+	end := time.Now().Add(lockTime)
+	for pause := 50 * time.Microsecond; ; pause = min(2*pause, 20*time.Millisecond) {
+		err := syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EINTR) && !errors.Is(err, syscall.EWOULDBLOCK) {
 			return err
 		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%s has been held by another process for %v: if that is stopped, have it go on or kill it (fuser -v %[1]s)", f.Name(), lockTime)
+		}
+		time.Sleep(pause)
 	}
 }
 

@@ -81,10 +81,10 @@ func (c *Cache) PutResult(namespace string, action Digest, record []byte, blobs 
 		return fmt.Errorf("result of %v: blob %v is not here, put it first: %w", action, missing[0], fs.ErrNotExist)
 	}
 	if err := c.sync(blobs); err != nil {
-		return fmt.Errorf("result of %v: %w", action, explain(err))
+		return fmt.Errorf("result of %v: %w", action, explain(c.root, err))
 	}
 	if err := c.makeResultDir(path.Dir(name)); err != nil {
-		return fmt.Errorf("result of %v: %w", action, explain(err))
+		return fmt.Errorf("result of %v: %w", action, explain(c.root, err))
 	}
 	b := encodeEntry(namespace, action, entry{record, blobs})
 	err = c.locked(false, func() error {
@@ -111,16 +111,27 @@ func resultPath(namespace string, action Digest) (string, error) {
 	return "ac/" + namespace + "/" + action.Hash[:2] + "/" + action.Hash + "_" + strconv.FormatInt(action.Size, 10), nil
 }
 
-// makeResultDir makes ac/<namespace>/ab.
+// makeResultDir makes ac/<namespace>/ab. Its name and that above are on disk afterwards, also
+// where somebody else made it, who may have been killed before that.
 func (c *Cache) makeResultDir(dir string) error {
-	if fi, err := c.root.Lstat(dir); err == nil && fi.IsDir() {
+	c.mu.Lock()
+	known := c.dirs[dir]
+	c.mu.Unlock()
+	if fi, err := c.root.Lstat(dir); known && err == nil && fi.IsDir() {
 		return nil
 	}
 	above := path.Dir(dir)
 	if err := errors.Join(c.mkdir(above), c.mkdir(dir)); err != nil {
 		return err
 	}
-	return errors.Join(c.syncName("ac"), c.syncName(above))
+	if err := errors.Join(c.syncName("ac"), c.syncName(above)); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	makeRoom(c.dirs)
+	c.dirs[dir] = true
+	return nil
 }
 
 // drop removes a result, unless another took its place meanwhile.

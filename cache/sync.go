@@ -27,6 +27,10 @@ func (c *Cache) sync(ds []Digest) error {
 			dirs = append(dirs, dir)
 		}
 	}
+	// Who made the directories may have been killed before their names were on disk.
+	if !c.dirs["cas"] {
+		dirs = append(dirs, "cas", ".")
+	}
 	c.mu.Unlock()
 	for _, names := range [][]string{todo, dirs} {
 		if err := c.syncAll(names); err != nil {
@@ -35,6 +39,7 @@ func (c *Cache) sync(ds []Digest) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.dirs["cas"] = true
 	for _, d := range ds {
 		makeRoom(c.synced)
 		c.synced[d.Hash] = true

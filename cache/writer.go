@@ -36,7 +36,7 @@ func (c *Cache) Create() (*Writer, error) {
 	name := path.Join(c.own, randomName())
 	f, err := c.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o400)
 	if err != nil {
-		return nil, fmt.Errorf("begin a blob: %w", explain(err))
+		return nil, fmt.Errorf("begin a blob: %w", explain(c.root, err))
 	}
 	return &Writer{c: c, f: f, name: name, hash: sha256.New()}, nil
 }
@@ -60,7 +60,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 	w.hash.Write(p[:n])
 	w.size += int64(n)
 	if err != nil {
-		w.err = fmt.Errorf("write a blob: %w", explain(err))
+		w.err = fmt.Errorf("write a blob: %w", explain(w.c.root, err))
 	}
 	return n, w.err
 }
@@ -99,7 +99,7 @@ func (w *Writer) commit(want *Digest) (Digest, error) {
 		err = w.store(d)
 	}
 	if err != nil {
-		return Digest{}, fmt.Errorf("store blob %v: %w", d, explain(err))
+		return Digest{}, fmt.Errorf("store blob %v: %w", d, explain(w.c.root, err))
 	}
 	return d, nil
 }
@@ -183,7 +183,7 @@ func (c *Cache) writeFile(name string, b []byte) error {
 	tmp := path.Join(c.own, randomName())
 	f, err := c.root.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return explain(err)
+		return explain(c.root, err)
 	}
 	_, err = f.Write(b)
 	if err == nil {
@@ -194,15 +194,15 @@ func (c *Cache) writeFile(name string, b []byte) error {
 		err = c.root.Rename(tmp, name)
 	}
 	if err != nil {
-		return errors.Join(explain(err), c.root.Remove(tmp))
+		return errors.Join(explain(c.root, err), c.root.Remove(tmp))
 	}
 	return c.syncName(path.Dir(name))
 }
 
 // explain says what to do where an error does not.
-func explain(err error) error {
+func explain(root *os.Root, err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return fmt.Errorf("the cache's file system is full, free space there or lower the cache's size and collect garbage: %w", err)
+		return fmt.Errorf("the file system of the cache %s is full, free space there or lower the cache's size and collect garbage: %w", root.Name(), err)
 	}
 	return err
 }

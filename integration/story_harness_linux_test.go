@@ -24,6 +24,7 @@ type daemon struct {
 	config             string
 	cmd                *exec.Cmd
 	log                *bufio.Reader
+	began              string      // what it logged until it was ready
 	rest               chan []byte // what it logged after it was ready
 }
 
@@ -61,6 +62,7 @@ func (d *daemon) start() {
 		l, err := d.log.ReadString('\n')
 		said.WriteString(l)
 		if strings.Contains(l, `"msg":"ready"`) {
+			d.began = said.String()
 			break
 		}
 		if err != nil {
@@ -76,6 +78,19 @@ func (d *daemon) start() {
 		b, _ := io.ReadAll(d.log) // ends with the process
 		d.rest <- b
 	}()
+}
+
+// configure replaces a piece of the configuration of a daemon that does not run.
+func (d *daemon) configure(old, with string) {
+	d.t.Helper()
+	b, err := os.ReadFile(d.config)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if !strings.Contains(string(b), old) {
+		d.t.Fatalf("%q is not in the configuration", old)
+	}
+	writeFile(d.t, d.config, strings.Replace(string(b), old, with, 1))
 }
 
 // end sends sig and returns what the daemon logged and how it ended.

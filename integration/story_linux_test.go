@@ -10,8 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 func TestStoryBuildTwice(t *testing.T) {
@@ -160,13 +158,14 @@ func (d *daemon) living(uid int, script string) (*clientProcess, *os.File) {
 		d.t.Fatalf("the task did not start: %q, %v: %s", said, err, <-errs)
 	}
 	hold.Close()
-	return &clientProcess{cmd.Process, cmd.Wait, errs}, alive
+	return &clientProcess{cmd.Process, cmd.Wait, errs, work}, alive
 }
 
 type clientProcess struct {
 	p    *os.Process
 	wait func() error
 	errs <-chan string
+	dir  string // its work directory
 }
 
 // ended waits for the client, and returns what it said.
@@ -249,6 +248,72 @@ func TestStoryKilledDaemon(t *testing.T) {
 	d.stop() // with which the last of them is unmade
 	if layers, err := os.ReadDir(d.state + "/sandboxes/layers"); err != nil || len(layers) != 0 {
 		t.Errorf("left: %v, %v", layers, err)
+	}
+}
+
+// TestStorySecondDaemon: what is a daemon's own, another refuses, also where the first does not
+// answer; and the first and its tasks notice nothing. The cache is for all.
+func TestStorySecondDaemon(t *testing.T) {
+	rootAndClean(t)
+	d := startDaemon(t, "")
+	work := newDir(t)
+	writeFile(t, work+"/in", "x")
+	if o := d.run(work, "--output", "o", "-c", "cat in >o"); o.code != 0 {
+		t.Fatalf("%+v", o)
+	}
+	client, alive := d.living(0, "until [ -e in ]; do sleep 0.05; done; cat in >out")
+	state, second := []string{"serve", "--config", d.config, "--socket", d.dir + "/t"}, filepath.Join(d.dir, "second")
+	for _, stopped := range []bool{false, true} {
+		if !stopped && inVM() {
+			continue
+		}
+		if stopped {
+			if err := d.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+		}
+		pid := fmt.Sprint("process ", d.cmd.Process.Pid)
+		for want, args := range map[string][]string{
+			"another daemon has " + d.socket:        {"serve", "--config", d.config},
+			"another daemon has " + d.dir + "/s":    {"serve", "--config", d.config, "--state-dir", second, "--cache-dir", second + "-cache"},
+			"is in use by another sandboxd, " + pid: state,
+			"choose another with --state-dir":       append(slices.Clone(state), "--cache-dir", second+"-cache"),
+		} {
+			if o := finish(t, d.as(0, d.dir, args...)); o.code != 1 || !strings.Contains(o.stderr, want) {
+				t.Errorf("%q, the first stopped: %v: %+v, want %q", args, stopped, o, want)
+			}
+		}
+		if o := finish(t, d.as(0, work, "run", "--local", "--config", d.config, "--output", "o", "-c", "cat in >o")); o.code != 0 || !strings.Contains(o.stderr, "cached") {
+			t.Errorf("run --local, the daemon stopped: %v: %+v", stopped, o)
+		}
+	}
+	if err := d.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, client.dir+"/in", "y\n")
+	if said, code := client.ended(); code != 0 {
+		t.Errorf("the first daemon's task: exit %d, %s", code, said)
+	}
+	gone(t, alive)
+	// Another state directory and the same cache.
+	other := &daemon{t: t, dir: d.dir, socket: d.dir + "/t", state: second, config: second + ".toml"}
+	b, err := os.ReadFile(d.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, other.config, strings.NewReplacer(fmt.Sprintf("%q", d.socket), fmt.Sprintf("%q", other.socket), fmt.Sprintf("%q", d.state), fmt.Sprintf("%q", second)).Replace(string(b)))
+	other.start()
+	defer other.stop()
+	if strings.Contains(other.began, "killed daemon") {
+		t.Errorf("it removed what is the first's: %s", other.began)
+	}
+	for _, d := range []*daemon{other, d} {
+		if r := d.runJSON(work, "--output", "o", "-c", "cat in >o"); !r.Cached {
+			t.Errorf("%+v", r)
+		}
+		if r := d.runJSON(work, "--cache", "off", "-c", "cat in"); r.Stdout != "x" {
+			t.Errorf("%+v", r)
+		}
 	}
 }
 
@@ -339,43 +404,6 @@ func TestStoryOtherUsers(t *testing.T) {
 	if o := run("-c", "true"); o.code != 125 || !strings.Contains(o.stderr, "no permission") {
 		t.Errorf("a stranger: %+v", o)
 	}
-}
-
-// TestStoryFullDisk: where the cache has no room, tasks are answered all the same, and
-// what cannot be had is told.
-func TestStoryFullDisk(t *testing.T) {
-	rootAndClean(t)
-	dir := newDir(t)
-	small := filepath.Join(dir, "small")
-	if err := os.Mkdir(small, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("tmpfs", small, "tmpfs", 0, "size=8m"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(small, 0); err != nil {
-			t.Error(err)
-		}
-	})
-	d := startDaemon(t, "")
-	b, err := os.ReadFile(d.config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.stop()
-	writeFile(t, d.config, strings.Replace(string(b), d.dir+"/cache", small+"/cache", 1))
-	d.start()
-	work := newDir(t)
-	if o := d.run(work, "--output", "o", "-c", "head -c 20000000 /dev/urandom >o"); o.code == 0 {
-		t.Errorf("an output larger than the disk: %+v", o)
-	} else if !strings.Contains(o.stderr, "no space left") {
-		t.Errorf("an output larger than the disk: %+v", o)
-	}
-	if r := d.runJSON(work, "--output", "p", "-c", "echo small >p; echo hello"); r.ExitCode != 0 || r.Stdout != "hello\n" {
-		t.Errorf("after it: %+v", r)
-	}
-	d.stop() // before its disk goes
 }
 
 func TestStoryLocal(t *testing.T) {

@@ -9,5 +9,8 @@
 //     or the daemon is the only process in it.
 //   - v2, otherwise: /sandboxd for root, an error for anybody else.
 //
+// With Config.Owner the groups are in one of that name there. What a dead Manager of the same Owner left in it, or in
+// that below another parent that is on record, is killed and removed by Open.
+//
 // Controllers are enabled only in groups named above as the daemon's, never in one above them.
 package limits

@@ -9,7 +9,17 @@ import (
 type Config struct {
 	Parent          string // root-relative group below which tasks' groups go; "" = chosen, see the package doc
 	AllowUnenforced bool   // accept limits this machine cannot enforce
+	// Owner is a group of the Manager's own below the parent, in which it makes all of its groups: 1 to 64 of a-z, 0-9
+	// and -. No other living Manager of the machine may have it: what is found in it when the Manager is opened was
+	// left by a dead one, and is killed and removed. "" = none, and nothing is removed.
+	Owner string
+	// Record is a file that names the parents that Managers of this Owner had, since the next may have another.
+	// It goes with Owner; its directory exists.
+	Record string
 }
+
+// Left counts what a dead Manager had left.
+type Left struct{ Processes, Groups int }
 
 // Limits of one group. 0 or -1 is none; for IOWeight (1–10000) 0 and 100 are the kernel's default.
 // Memory is without swap, wherever the kernel counts that.

@@ -29,7 +29,9 @@ type hierarchy struct {
 type Manager struct {
 	cfg    Config
 	mode   string
-	parent string
+	above  string // the parent that was chosen
+	parent string // in which groups are made: above, or the owner's in it
+	left   Left
 	all    []hierarchy
 	can    map[string]bool
 	weight int64 // the greatest that is enforced
@@ -39,7 +41,7 @@ type Manager struct {
 	rest      func()
 }
 
-// Open finds the mounted hierarchies and makes the parent group.
+// Open finds the mounted hierarchies, removes what a dead Manager of the same Owner left there, and makes the parent group.
 func Open(cfg Config) (*Manager, error) {
 	data, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -61,8 +63,15 @@ func Open(cfg Config) (*Manager, error) {
 	default:
 		return nil, errors.New("limits: no cgroup hierarchy is mounted with its root: mount cgroup2 at /sys/fs/cgroup")
 	}
-	if m.parent, err = m.chooseParent(); err != nil {
+	if m.above, err = m.chooseParent(); err != nil {
 		return nil, err
+	}
+	m.parent = m.above
+	if cfg.Owner != "" {
+		if err := m.recover(); err != nil {
+			return nil, err
+		}
+		m.parent = m.above + "/" + cfg.Owner
 	}
 	for _, h := range m.active() {
 		if err := makeDirs(h, m.parent); err != nil {
@@ -201,8 +210,10 @@ var limitNames = []string{"cpu_quota_us", "memory_bytes", "pids_max", "io_weight
 
 func (m *Manager) probe() error {
 	if m.mode == "v2" {
-		if err := enable(m.all[0].dir + m.parent); err != nil {
-			return err
+		for _, p := range slices.Compact([]string{m.above, m.parent}) {
+			if err := enable(m.all[0].dir + p); err != nil {
+				return err
+			}
 		}
 	}
 	name := fmt.Sprintf("probe-%d", os.Getpid())
@@ -298,10 +309,28 @@ func (m *Manager) Check(l Limits) error {
 	return errors.Join(errs...)
 }
 
-// Close removes the parent group where it is empty.
+// Close removes the parent group where it is empty. What it cannot remove, the next of the Owner will.
 func (m *Manager) Close() error {
+	err := errors.Join(m.removeEmpty(m.parent), m.removeEmpty(m.above))
+	if err == nil && m.cfg.Owner != "" && !m.there(m.parent) {
+		if err = os.Remove(m.cfg.Record); errors.Is(err, os.ErrNotExist) {
+			err = nil
+		}
+	}
+	return err
+}
+
+// there tells whether a group is in any hierarchy.
+func (m *Manager) there(group string) bool {
+	return slices.ContainsFunc(m.all, func(h hierarchy) bool {
+		_, err := os.Lstat(h.dir + group)
+		return err == nil
+	})
+}
+
+func (m *Manager) removeEmpty(group string) error {
 	for _, h := range m.all {
-		err := os.Remove(h.dir + m.parent)
+		err := os.Remove(h.dir + group)
 		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EBUSY) {
 			return fmt.Errorf("limits: %w", err)
 		}

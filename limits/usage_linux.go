@@ -68,28 +68,3 @@ func ioStat(s string) (r, w *int64) {
 	}
 	return r, w
 }
-
-// Sweep kills and removes the groups below the parent, in any hierarchy, whose name alive reports false.
-// swept holds those removed, also when err is not nil.
-func (m *Manager) Sweep(alive func(name string) bool) (swept []string, err error) {
-	seen := map[string]bool{}
-	for _, h := range m.all {
-		entries, e := os.ReadDir(h.dir + m.parent)
-		if e != nil && !errors.Is(e, os.ErrNotExist) {
-			err = errors.Join(err, fmt.Errorf("limits: %w", e))
-		}
-		for _, d := range entries {
-			name := d.Name()
-			if !d.IsDir() || seen[name] || alive(name) {
-				continue
-			}
-			seen[name] = true
-			if e := (&Group{m: m, path: m.parent + "/" + name}).Close(); e != nil {
-				err = errors.Join(err, e)
-				continue
-			}
-			swept = append(swept, name)
-		}
-	}
-	return swept, err
-}

@@ -10,7 +10,6 @@ import (
 	"path"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -25,20 +24,23 @@ const copyChunk = 64 << 20
 // are. Missing parents are made with mode 0755; one that is a symbolic link is
 // refused. All is written beside its place first, under names that begin with
 // ".sandboxd-", and then swapped in, so that an error (no space, say) leaves the
-// tree as it was, but for the times of directories. The exceptions: a file system
+// tree as it was, but for the times of directories. The exception: a file system
 // that can neither swap nor move the old version (a directory of a lower layer of
-// overlayfs) loses it before the new one is there, and a process killed in
-// between leaves what it wrote.
+// overlayfs) loses it before the new one is there.
+//
+// note, unless nil, is called before anything is made. If it has put the Placing where
+// it outlasts the process, then what a killed process leaves can be dealt with: see
+// [Recover]. An error of note ends the Place.
 //
 // open returns the content of a file entry, from offset 0; Place closes it.
-// Everything, open included, runs on the calling goroutine, so that Place may run
+// Everything, open and note included, runs on the calling goroutine, so that Place may run
 // on a thread with the file system credentials of the tree's owner, as it should
 // where that is another user. open then has those, too: let it return files that
 // were opened before, or by another goroutine.
 //
 // Content is shared where the file system can (reflinks), and copied in the
 // kernel elsewhere. Nothing is synced: a machine that crashes may lose outputs.
-func Place(ctx context.Context, work *os.File, outputs []string, entries []Entry, open func(Entry) (*os.File, error)) error {
+func Place(ctx context.Context, work *os.File, outputs []string, entries []Entry, open func(Entry) (*os.File, error), note func(Placing) error) error {
 	groups, err := plan(outputs, entries)
 	if err != nil {
 		return err
@@ -46,8 +48,16 @@ func Place(ctx context.Context, work *os.File, outputs []string, entries []Entry
 	if err := isDir(work); err != nil {
 		return fmt.Errorf("work directory: %w", err)
 	}
-	p := &placer{ctx: ctx, work: work, open: open, token: ".sandboxd-" + rand.Text() + "-", parents: map[string]*os.File{".": work}}
+	if len(groups) == 0 {
+		return nil
+	}
+	p := &placer{ctx: ctx, work: work, open: open, token: tokenPrefix + rand.Text() + "-", parents: map[string]*os.File{".": work}}
 	defer p.close()
+	if note != nil {
+		if err := note(p.placing(groups)); err != nil {
+			return err
+		}
+	}
 	for _, g := range groups {
 		if err := p.stage(g); err != nil {
 			return errors.Join(noSpace(err), p.undo())
@@ -170,7 +180,7 @@ func (p *placer) stage(g []Entry) error {
 	if err != nil {
 		return err
 	}
-	s := &staged{path: top.Path, dir: d, temp: p.token + strconv.Itoa(len(p.staged))}
+	s := &staged{path: top.Path, dir: d, temp: tempName(p.token, len(p.staged))}
 	p.staged = append(p.staged, s)
 	if err := p.write(d, s.temp, top); err != nil || top.Kind != 'd' {
 		return err
@@ -336,7 +346,7 @@ func copyPiece(dst, src *os.File, at, size int64) (int64, error) {
 func (p *placer) makeParents(dir string) (*os.File, error) {
 	at, in := "", p.work
 	for name := range strings.SplitSeq(dir, "/") {
-		at = path.Join(at, name)
+		at = dir[:len(at)+len(name)+min(len(at), 1)] // no string of its own: there may be many, and long ones
 		d, err := p.enter(in, name, at)
 		if in != p.work {
 			in.Close()
@@ -405,7 +415,7 @@ func (p *placer) commit(s *staged) error {
 // replace is the swap for file systems without one: the old version is moved
 // aside, or removed where it cannot be moved.
 func (s *staged) replace(name string) error {
-	d, old := s.dir, s.temp+"-old"
+	d, old := s.dir, oldName(s.temp)
 	switch err := rename(d, name, d, old, 0); err {
 	case nil:
 		s.old = old

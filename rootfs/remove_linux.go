@@ -34,7 +34,7 @@ func RemoveTree(dir *os.File, name string) error {
 		return fmt.Errorf("remove %s: %w", display(name), err)
 	}
 	defer top.Close()
-	r := &remover{top: top, prefix: ".sandboxd-" + rand.Text() + "-", looks: maxLooks}
+	r := &remover{top: top, prefix: tokenPrefix + rand.Text() + "-", looks: maxLooks}
 	if err := r.all(); err != nil {
 		return fmt.Errorf("remove %s: %w", display(name), err)
 	}

@@ -79,6 +79,16 @@ type Entry struct {
 	Blob string
 }
 
+// Placing is what a [Place] is about to do, for [Recover] if it is cut short.
+type Placing struct {
+	// Token is what the temporary names begin with. Nobody can have guessed it.
+	Token string
+	// Outputs are those that are placed; their number is part of their temporary names.
+	Outputs []string
+	// Missing is of how many directories above each output were not there.
+	Missing []int
+}
+
 // Limits bound Collect; 0 is the default of the same name.
 type Limits struct {
 	// MaxBytes bounds the sum of the sizes of files, holes included.

@@ -41,7 +41,7 @@ func Collect(context.Context, *os.File, []string, Limits, Store) ([]Entry, []str
 }
 
 // Place reports that package rootfs needs Linux.
-func Place(context.Context, *os.File, []string, []Entry, func(Entry) (*os.File, error)) error {
+func Place(context.Context, *os.File, []string, []Entry, func(Entry) (*os.File, error), func(Placing) error) error {
 	return unsupported()
 }
 
@@ -52,3 +52,6 @@ func Undeclared(context.Context, *os.File, []string, int) ([]string, int64, erro
 
 // RemoveTree reports that package rootfs needs Linux.
 func RemoveTree(*os.File, string) error { return unsupported() }
+
+// Recover reports that package rootfs needs Linux.
+func Recover(*os.File, Placing, []uint32) (int, error) { return 0, unsupported() }

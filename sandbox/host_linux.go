@@ -24,7 +24,7 @@ import (
 type Config struct {
 	// Dir is a directory of the host's own, for layers and state, on a file system
 	// that can be id-mapped and hold an overlay's upper layer. What a dead host left
-	// there is removed.
+	// there is removed; of its processes none may be left, see limits.Config.Owner.
 	Dir string
 	// RangesDir is where hosts of one machine agree on ids. Empty is /run/sandboxd-ids.
 	RangesDir string
@@ -44,6 +44,7 @@ type Host struct {
 	mu      sync.Mutex
 	live    map[string]bool
 	closed  bool
+	left    int
 }
 
 // baseDirs are the mount points of the root that libcontainer is given (see
@@ -130,26 +131,24 @@ func openUp(dir string, mode fs.FileMode) error {
 	return os.Chmod(dir, mode)
 }
 
-// sweep removes what a host left that was killed: its sandboxes' groups, with what may
-// still run there, and then their directories, by which they are known.
+// sweep removes the directories of a host that was killed.
 func (h *Host) sweep() error {
 	layers := filepath.Join(h.cfg.Dir, "layers")
 	left, err := names(layers)
 	if err != nil {
 		return err
 	}
-	if len(left) > 0 {
-		if _, err := h.cfg.Limits.Sweep(func(group string) bool { return !slices.Contains(left, group) }); err != nil {
-			return fmt.Errorf("sweep: %w", err)
-		}
-	}
 	for _, n := range left {
 		if err := removeBelow(layers, n); err != nil {
-			return fmt.Errorf("sweep %s: %w", n, err)
+			return fmt.Errorf("sweep layers/%s: %w", n, err)
 		}
 	}
+	h.left = len(left)
 	return nil
 }
+
+// Left is of how many sandboxes a killed host had left the layers, which Open removed.
+func (h *Host) Left() int { return h.left }
 
 // names lists a directory; one that is not there has none.
 func names(dir string) ([]string, error) {

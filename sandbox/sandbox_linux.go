@@ -149,8 +149,7 @@ func (s *Sandbox) start(ctx context.Context, spec *Spec) (err error) {
 	return nil
 }
 
-// makeDir makes the sandbox's directory. It comes before all that outlives us, so that
-// a later Host on the same directory knows by it what was left: see sweep.
+// makeDir makes the sandbox's directory, which a later Host on the same directory removes.
 func (s *Sandbox) makeDir() error {
 	layers := filepath.Join(s.host.cfg.Dir, "layers")
 	if err := os.Mkdir(filepath.Join(layers, s.id), 0o755); err != nil {

@@ -75,8 +75,9 @@ func checkStale(path string) error {
 // listen makes the socket out of everybody's reach, gives it its owner and mode,
 // and only then puts it in place, over a stale one.
 func (c *socketClaim) listen(log logrus.FieldLogger) (net.Listener, error) {
-	tmp, err := os.MkdirTemp(filepath.Dir(c.path), ".s")
-	if err != nil {
+	// Always the same name, so that one of a daemon that was killed here does not stay.
+	tmp := c.path + ".new"
+	if err := errors.Join(os.RemoveAll(tmp), os.Mkdir(tmp, 0o700)); err != nil {
 		return nil, fmt.Errorf("directory of the socket: %w", err)
 	}
 	defer os.RemoveAll(tmp)

@@ -174,9 +174,17 @@ func TestServeAndWhatIsAtItsSocket(t *testing.T) {
 	}
 	log := logrus.New()
 	log.SetOutput(newWatched())
+	// What one left that was killed while it made its socket.
+	if err := os.Mkdir(stale+".new", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	makeStale(t, stale+".new/s")
 	fresh, err := c.listen(log)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 6 { // three and their locks
+		t.Errorf("beside the socket are %v, %v", left, err)
 	}
 	conn, err := net.DialTimeout("unix", stale, time.Second)
 	if err != nil {

@@ -16,6 +16,13 @@
 // Blobs are, by their digest. Results are not: each user has a name space of
 // their own, since a result is only as good as the inputs that its caller showed.
 //
+// # What a killed executor leaves
+//
+// [New] takes the lock of the state directory, and then removes all that is there and in the
+// control group of that lock: what lives as long as a task has no other owner. What was being
+// put into callers' trees is in a journal, and is cleaned up with their rights, so that each output is
+// the old or the new one. A client that was told of a result finds it in the cache.
+//
 // # What takes part in the signature
 //
 // The command, its environment, outputs and standard input; the contents of the

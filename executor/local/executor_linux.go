@@ -33,6 +33,7 @@ type Executor struct {
 	limits   *limits.Manager
 	host     *sandbox.Host
 	roots    *roots
+	journal  *journal
 	slots    chan struct{}  // one for each sandbox
 	unmaking sync.WaitGroup // sandboxes of answered tasks
 	born     time.Time
@@ -67,36 +68,54 @@ func New(cfg Config) (*Executor, error) {
 	e := &Executor{cfg: cfg, log: cfg.Logger, slots: make(chan struct{}, cfg.MaxParallel), born: time.Now(), idle: make(chan struct{})}
 	e.flight.running = map[string]chan struct{}{}
 	e.life, e.cancel = context.WithCancel(context.Background())
-	if err := e.open(); err != nil {
-		return nil, errors.Join(fmt.Errorf("local executor: %w", err), e.unmake())
+	left, err := e.open()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("local executor: %w", full(err, "state directory", cfg.StateDir)), e.unmake())
 	}
+	left.add(e.recoverLocal())
+	left.TemporaryFiles = cfg.Cache.Left()
+	left.tell(e.log)
 	e.gc = newCollector(cfg.Cache, cfg.Logger)
 	e.status.Healthy = true
 	return e, nil
 }
 
-func (e *Executor) open() (err error) {
+// open takes the state directory, and removes what a dead executor left there: its processes first, since
+// they hold all else.
+func (e *Executor) open() (left leftovers, err error) {
 	dir := e.cfg.StateDir
 	if err := makePassable(dir); err != nil {
-		return err
+		return left, err
 	}
 	if err := ours(dir); err != nil {
-		return err
+		return left, err
 	}
 	if e.lock, err = lockDir(dir); err != nil {
-		return err
+		return left, err
 	}
 	if err := os.Chmod(dir, 0o711); err != nil { // an empty one may be anyhow
-		return err
+		return left, err
 	}
-	if e.limits, err = limits.Open(limits.Config{Parent: e.cfg.CgroupParent, AllowUnenforced: e.cfg.AllowUnenforced}); err != nil {
-		return err
+	owner, err := ownerName(e.lock)
+	if err != nil {
+		return left, err
 	}
+	e.limits, err = limits.Open(limits.Config{
+		Parent: e.cfg.CgroupParent, AllowUnenforced: e.cfg.AllowUnenforced, Owner: owner, Record: filepath.Join(dir, recordName),
+	})
+	if err != nil {
+		return left, err
+	}
+	left.Processes, left.Groups = e.limits.Left().Processes, e.limits.Left().Groups
 	if e.host, err = sandbox.Open(sandbox.Config{Dir: filepath.Join(dir, "sandboxes"), RangesDir: e.cfg.RangesDir, Limits: e.limits}); err != nil {
-		return err
+		return left, err
 	}
-	e.roots, err = openRoots(filepath.Join(dir, "roots"))
-	return err
+	left.Layers = e.host.Left()
+	if e.roots, left.Roots, err = openRoots(filepath.Join(dir, "roots")); err != nil {
+		return left, err
+	}
+	e.journal, left.Outputs, err = openJournal(filepath.Join(dir, "placing"), e.log)
+	return left, err
 }
 
 // makePassable makes a directory, and what is missing above it, that a sandbox's first process,
@@ -148,11 +167,19 @@ func lockDir(dir string) (*os.File, error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		if err == unix.EWOULDBLOCK {
-			err = fmt.Errorf("state directory %s %w; stop it, or choose another with --state-dir", dir, ErrInUse)
+			err = fmt.Errorf("state directory %s %w%s; stop it, or choose another with --state-dir", dir, ErrInUse, holder(f))
 		}
 		return nil, errors.Join(err, f.Close())
 	}
+	// Once, and for good: a directory without it that holds something is taken by nobody.
+	b := make([]byte, len(lockText))
+	if _, err := f.ReadAt(b, 0); err == nil && string(b) == lockText {
+		return f, nil
+	}
 	if _, err := f.WriteAt([]byte(lockText), 0); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if err := f.Sync(); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
@@ -161,6 +188,9 @@ func lockDir(dir string) (*os.File, error) {
 // unmake undoes open.
 func (e *Executor) unmake() error {
 	var errs []error
+	if e.journal != nil {
+		errs = append(errs, e.journal.close())
+	}
 	if e.roots != nil {
 		errs = append(errs, e.roots.close())
 	}
@@ -197,7 +227,7 @@ func (e *Executor) Close(ctx context.Context) error {
 	e.cancel()
 	if e.lock != nil {
 		e.end = e.unmake()
-		e.lock, e.roots, e.host, e.limits = nil, nil, nil, nil
+		e.lock, e.journal, e.roots, e.host, e.limits = nil, nil, nil, nil, nil
 	}
 	return e.end
 }
@@ -296,20 +326,24 @@ func (s *sharedRoot) closeUnused() error {
 	return s.Close()
 }
 
-func openRoots(dir string) (*roots, error) {
-	// What a dead executor left.
+// openRoots returns how many a dead executor had left, too.
+func openRoots(dir string) (_ *roots, left int, err error) {
 	parent, err := os.Open(filepath.Dir(dir))
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer parent.Close()
+	old, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, 0, err
+	}
 	if err := rootfs.RemoveTree(parent, filepath.Base(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+		return nil, 0, err
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return &roots{dir: dir, all: map[string]*sharedRoot{}}, nil
+	return &roots{dir: dir, all: map[string]*sharedRoot{}}, len(old), nil
 }
 
 // host returns the machine's own root for a network policy, and what leaves it.

@@ -85,7 +85,8 @@ func (l *logs) read(s *stream) {
 
 func (l *logs) take(s *stream, p []byte) {
 	l.tell(executor.TaskEvent{Kind: s.kind, Data: p})
-	if s.blob == nil && len(s.head)+len(p) > executor.InlineBytes {
+	// After a fault there is no second try: it would be a blob without its middle.
+	if s.blob == nil && s.fault == nil && len(s.head)+len(p) > executor.InlineBytes {
 		if s.blob, s.fault = l.cache.Create(); s.fault != nil {
 			s.blob = nil
 		} else {

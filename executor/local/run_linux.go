@@ -57,8 +57,12 @@ func (e *Executor) Execute(ctx context.Context, spec *executor.TaskSpec) (out *e
 	defer stop()
 	defer context.AfterFunc(e.life, stop)()
 	out, err = t.execute(ctx)
-	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+	switch {
+	case err == nil:
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
 		err = executor.Errorf(executor.Canceled, "canceled before there was a result: %w", err)
+	case executor.KindOf(err) == executor.Internal && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)):
+		err = executor.Errorf(executor.Unavailable, "%w", err) // another may have room
 	}
 	return out, err
 }
@@ -152,7 +156,7 @@ func (t *task) openRoot() (err error) {
 	network := t.spec.Network.String()
 	if t.spec.Rootfs == "" {
 		t.root, t.leaveRoot, err = t.roots.host(network)
-		return err
+		return full(err, "state directory", t.cfg.StateDir)
 	}
 	// Whether the caller may see it, before root looks at it.
 	dir, err := openAs(t.caller, t.spec.Rootfs, unix.O_RDONLY|unix.O_DIRECTORY)
@@ -282,7 +286,7 @@ func (t *task) start(ctx context.Context, l *logs) (*sandbox.Sandbox, error) {
 		s.Inputs = append(s.Inputs, b)
 	}
 	box, err := t.host.Start(ctx, s)
-	return box, refused(err)
+	return box, full(refused(err), "state directory", t.cfg.StateDir)
 }
 
 // owner is whose files in a directory of the caller's are the task's: the caller's, but root,
@@ -451,9 +455,21 @@ func (t *task) place(ctx context.Context, files []executor.OutputFile) error {
 	}
 	blobs := newOpener(t.cfg.Cache)
 	defer blobs.stop()
-	err := as(t.caller, func() error {
-		return rootfs.Place(ctx, t.paths.work, t.spec.Outputs, entries, blobs.open)
+	page, err := t.journal.begin()
+	if err != nil {
+		return err
+	}
+	var ours error // which is no mistake of the caller's
+	err = as(t.caller, func() error {
+		return rootfs.Place(ctx, t.paths.work, t.spec.Outputs, entries, blobs.open, func(pl rootfs.Placing) error {
+			ours = page.write(t.caller, t.paths.work, pl)
+			return ours
+		})
 	})
+	t.journal.end(page)
+	if ours != nil {
+		return ours
+	}
 	if err != nil {
 		return executor.FieldErrorf("outputs", "cannot be put into the work directory: %w", err)
 	}

@@ -77,8 +77,7 @@ func localConfig(c config) local.Config {
 		Version:         buildVersion(),
 		AllowUnenforced: c.Limits.AllowUnenforced,
 		CgroupParent:    c.Limits.CgroupParent,
-		AllowFull:       c.Callers.FullNetworkUIDs,
-		AllowUnlimited:  c.Callers.UnlimitedUIDs,
+		Access:          c.rules,
 	}
 }
 

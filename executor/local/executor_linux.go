@@ -268,10 +268,9 @@ func (e *Executor) Capabilities(context.Context) (executor.Capabilities, error) 
 	}, nil
 }
 
-// OpenBlob returns a blob's content, verified, to any caller: a digest is as hard
-// to guess as what it names, and only who had one knows it. The error of one that is
-// not there is an fs.ErrNotExist.
-func (e *Executor) OpenBlob(_ context.Context, _ executor.Caller, d executor.Digest) (io.ReadCloser, error) {
+// OpenBlob returns a blob's content, verified, whoever asks: package rpc sees to it that
+// a client asks for no more than its own. The error of one that is not there is an fs.ErrNotExist.
+func (e *Executor) OpenBlob(_ context.Context, d executor.Digest) (io.ReadCloser, error) {
 	b, err := e.cfg.Cache.Open(cache.Digest(d))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, executor.Errorf(executor.Invalid, "blob %s is not in the cache; run the task again with cache mode refresh: %w", d, err)

@@ -78,6 +78,9 @@ func (t *task) execute(ctx context.Context) (out *executor.TaskOutput, err error
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, t.paths.close()) }()
+	if err := t.checkPlaces(); err != nil {
+		return nil, err
+	}
 	if err := t.openRoot(); err != nil {
 		return nil, err
 	}
@@ -428,6 +431,18 @@ func (t *task) keep(ctx context.Context, path string, f *os.File, size int64) (s
 		return "", &rootfs.EntryError{Path: path, Reason: "became shorter while it was read; let nothing else change it"}
 	}
 	return d.String(), nil
+}
+
+// checkPlaces refuses outputs that place could not put where they belong, before anything is run for them.
+func (t *task) checkPlaces() error {
+	if t.paths.work == nil || t.spec.WorkdirMode != executor.WorkdirOverlay || len(t.spec.Outputs) == 0 {
+		return nil
+	}
+	err := as(t.caller, func() error { return rootfs.Placeable(t.paths.work, t.spec.Outputs) })
+	if err != nil {
+		return executor.FieldErrorf("outputs", "could not be put into the work directory: %w; make it your own, or copy it", err)
+	}
+	return nil
 }
 
 // place puts outputs into the caller's tree, with the caller's rights.

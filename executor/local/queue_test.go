@@ -72,10 +72,13 @@ func (a *asker) wants(ctx context.Context, user uint32, name string, most int) {
 	}
 }
 
-func (a *asker) waiting() int {
-	a.q.mu.Lock()
-	defer a.q.mu.Unlock()
-	return a.q.waiting
+func (a *asker) waiting() int { return a.q.length() }
+
+// length is how many wait.
+func (q *queue) length() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.waiting
 }
 
 // leaves has name give its place back.
@@ -115,18 +118,18 @@ func (a *asker) want(order string) {
 	}
 }
 
-const alice, bob, carol = 1000, 1001, 1002
+const ann, ben, cal = 1000, 1001, 1002
 
 // TestQueueTakesTurns: one who asks for a thousand does not hold up one who asks once.
 func TestQueueTakesTurns(t *testing.T) {
 	a := ask(t, newQueue(1, 0))
 	ctx := t.Context()
 	for i := range 1000 {
-		a.wants(ctx, alice, fmt.Sprintf("a%d", i), 0)
+		a.wants(ctx, ann, fmt.Sprintf("a%d", i), 0)
 	}
-	a.wants(ctx, bob, "b0", 0)
-	a.wants(ctx, bob, "b1", 0)
-	a.wants(ctx, carol, "c0", 0)
+	a.wants(ctx, ben, "b0", 0)
+	a.wants(ctx, ben, "b1", 0)
+	a.wants(ctx, cal, "c0", 0)
 	order := []string{"a0", "a1", "b0", "c0", "a2", "b1", "a3", "a4"}
 	for i, name := range order[:7] {
 		a.want(strings.Join(order[:i+1], " "))
@@ -144,17 +147,17 @@ func TestQueueSharesPlaces(t *testing.T) {
 	a := ask(t, newQueue(4, 0))
 	ctx := t.Context()
 	for i := range 8 {
-		a.wants(ctx, alice, fmt.Sprintf("a%d", i), 0)
+		a.wants(ctx, ann, fmt.Sprintf("a%d", i), 0)
 	}
 	for i := range 3 {
-		a.wants(ctx, bob, fmt.Sprintf("b%d", i), 0)
+		a.wants(ctx, ben, fmt.Sprintf("b%d", i), 0)
 	}
 	a.wait(4)
 	a.leaves("a0") // b0 is next: it holds none
 	a.wait(5)
 	a.leaves("a1") // b1: it holds one of a's two
 	a.wait(6)
-	a.leaves("a2") // both hold alike now, less one of alice's
+	a.leaves("a2") // both hold alike now, less one of ann's
 	a.wait(7)
 	a.leaves("b0")
 	a.wait(8)
@@ -173,13 +176,13 @@ func TestQueueBoundsAUsersPlaces(t *testing.T) {
 	a := ask(t, newQueue(4, 3))
 	ctx := t.Context()
 	for i := range 3 {
-		a.wants(ctx, alice, fmt.Sprintf("a%d", i), 2)
+		a.wants(ctx, ann, fmt.Sprintf("a%d", i), 2)
 	}
-	a.wants(ctx, bob, "b0", 0)
-	a.wants(ctx, bob, "b1", 0)
+	a.wants(ctx, ben, "b0", 0)
+	a.wants(ctx, ben, "b1", 0)
 	a.want("a0 a1 b0 b1")
 	a.leaves("b0") // a2 may not have it
-	a.wants(ctx, bob, "b2", 0)
+	a.wants(ctx, ben, "b2", 0)
 	a.want("a0 a1 b0 b1 b2")
 	a.leaves("a1")
 	a.want("a0 a1 b0 b1 b2 a2")
@@ -187,7 +190,7 @@ func TestQueueBoundsAUsersPlaces(t *testing.T) {
 		a.leaves(n)
 	}
 	for i := range 4 { // the queue's own bound
-		a.wants(ctx, carol, fmt.Sprintf("c%d", i), 0)
+		a.wants(ctx, cal, fmt.Sprintf("c%d", i), 0)
 	}
 	a.wait(9)
 	if a.waiting() != 1 {
@@ -204,11 +207,11 @@ func TestQueueBoundsAUsersPlaces(t *testing.T) {
 // wait behind.
 func TestQueueForgetsWhoLeaves(t *testing.T) {
 	a := ask(t, newQueue(1, 0))
-	a.wants(t.Context(), alice, "a0", 0)
+	a.wants(t.Context(), ann, "a0", 0)
 	ctx, cancel := context.WithCancel(t.Context())
-	a.wants(ctx, alice, "a1", 0)
-	a.wants(ctx, bob, "b0", 0)
-	a.wants(t.Context(), alice, "a2", 0)
+	a.wants(ctx, ann, "a1", 0)
+	a.wants(ctx, ben, "b0", 0)
+	a.wants(t.Context(), ann, "a2", 0)
 	cancel()
 	a.wait(3)
 	if got := a.got(); a.waiting() != 1 || !slices.Contains(got, "a1!") || !slices.Contains(got, "b0!") {
@@ -219,10 +222,10 @@ func TestQueueForgetsWhoLeaves(t *testing.T) {
 	a.leaves("a2")
 	// A head whose bound is low holds up its own line, and no longer than it waits.
 	a.q.places = 2
-	a.wants(t.Context(), alice, "a3", 0)
+	a.wants(t.Context(), ann, "a3", 0)
 	ctx, cancel = context.WithCancel(t.Context())
-	a.wants(ctx, alice, "low", 1)
-	a.wants(t.Context(), alice, "a4", 0)
+	a.wants(ctx, ann, "low", 1)
+	a.wants(t.Context(), ann, "a4", 0)
 	if a.waiting() != 2 {
 		t.Errorf("%d wait", a.waiting())
 	}
@@ -239,10 +242,10 @@ func TestQueueIsBounded(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	for i := range 2 + maxWaitingPerUser {
-		a.wants(ctx, alice, fmt.Sprint(i), 0)
+		a.wants(ctx, ann, fmt.Sprint(i), 0)
 	}
-	a.wants(ctx, bob, "b0", 0)
-	_, err := a.q.take(ctx, alice, 0)
+	a.wants(ctx, ben, "b0", 0)
+	_, err := a.q.take(ctx, ann, 0)
 	if executor.KindOf(err) != executor.Unavailable || err.Error() != "4096 tasks of user 1000 wait already; wait for some of them, and try again in about 1m0s" {
 		t.Errorf("one too many: %v", err)
 	}
@@ -265,7 +268,7 @@ func TestQueueIsBounded(t *testing.T) {
 			}
 		}
 	}
-	if _, err := a.q.take(ctx, carol, 0); executor.KindOf(err) != executor.Unavailable || !strings.Contains(err.Error(), "65536 tasks wait already") {
+	if _, err := a.q.take(ctx, cal, 0); executor.KindOf(err) != executor.Unavailable || !strings.Contains(err.Error(), "65536 tasks wait already") {
 		t.Errorf("one too many in all: %v", err)
 	}
 	cancel()

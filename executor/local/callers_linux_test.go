@@ -472,6 +472,8 @@ func TestWaitingTasksHoldUpNobodyElse(t *testing.T) {
 		}
 	})
 	waiting, cancel := context.WithCancel(ctx)
+	defer all.Wait()
+	defer cancel()
 	for i := range n {
 		all.Go(func() {
 			out, err := e.Execute(waiting, &executor.TaskSpec{Name: fmt.Sprint(i), Script: "read x <go", Workdir: dir, WorkdirMode: executor.WorkdirDirect})
@@ -481,8 +483,10 @@ func TestWaitingTasksHoldUpNobodyElse(t *testing.T) {
 		})
 	}
 	<-started
-	for e.ahead.length()+e.slots.length() < n-1 {
-		// until all wait
+	for end := time.Now().Add(10 * time.Second); e.ahead.length()+e.slots.length() < n-1; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d wait; want all but one", e.ahead.length()+e.slots.length())
+		}
 	}
 	if l := e.slots.length(); l != e.cfg.MaxParallel+16 {
 		t.Errorf("%d are opened and wait", l)

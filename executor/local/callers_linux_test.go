@@ -152,18 +152,25 @@ func tree(t *testing.T, dir string) string {
 func TestWhatATaskMakesIsItsCallers(t *testing.T) {
 	e := newExecutor(t)
 	dir, shared := openDir(t), openDir(t)
+	write(t, shared, map[string]string{"d/old": "x", "made/old": "x"}) // as a team's tree is
 	own(t, alice, dir, "")
+	for _, p := range []string{"d", "d/old", "made", "made/old"} {
+		must(t, os.Lchown(filepath.Join(shared, p), int(alice.UID), 4100))
+	}
+	for _, p := range []string{"d", "made"} {
+		must(t, os.Chmod(filepath.Join(shared, p), os.ModeSetgid|0o775))
+	}
 	must(t, os.Lchown(shared, int(alice.UID), 4100)) // a group that she is in beside her own
 	must(t, os.Chmod(shared, os.ModeSetgid|0o775))
 	for _, c := range []struct {
 		dir  string
 		mode executor.WorkdirMode
 		gid  uint32
-	}{{dir, executor.WorkdirOverlay, alice.GID}, {dir, executor.WorkdirDirect, alice.GID}, {shared, executor.WorkdirOverlay, 4100}} {
+	}{{dir, executor.WorkdirOverlay, alice.GID}, {dir, executor.WorkdirDirect, alice.GID}, {shared, executor.WorkdirOverlay, 4100}, {shared, executor.WorkdirDirect, 4100}} {
 		for range 2 { // the second is from the cache, without direct
 			out, err := e.Execute(by(t, alice), &executor.TaskSpec{
 				Workdir: c.dir, WorkdirMode: c.mode, Outputs: []string{"o", "made/o", "d"},
-				Script: "mkdir -p made d/e; echo x | tee o made/o d/e/f >/dev/null; ln -s f d/e/l",
+				Script: "mkdir -p made d/e; [ ! -e made/old ] || echo y >>made/old; echo x | tee o made/o d/e/f >/dev/null; ln -s f d/e/l",
 			})
 			must(t, err)
 			if !out.Success() {
@@ -176,7 +183,7 @@ func TestWhatATaskMakesIsItsCallers(t *testing.T) {
 					t.Errorf("%s in mode %q is of %d:%d; want %d:%d", p, c.mode, st.Uid, st.Gid, alice.UID, c.gid)
 				}
 			}
-			for _, p := range []string{"o", "made", "d"} {
+			for _, p := range []string{"o", "made/o", "d/e"} {
 				must(t, os.RemoveAll(filepath.Join(c.dir, p)))
 			}
 		}
@@ -218,7 +225,7 @@ func races(n int) int {
 
 // A link that is changed while the daemon opens it leads to what the caller may open, or to an error.
 func TestOpeningIsNoRace(t *testing.T) {
-	e := newExecutor(t)
+	newExecutor(t)
 	dir := neighbours(t)
 	a := filepath.Join(dir, "alice")
 	theirs := map[uint64]bool{}
@@ -249,30 +256,14 @@ func TestOpeningIsNoRace(t *testing.T) {
 		}
 		must(t, o.close())
 	}
-	// All at once is rare: the one input is opened where the other is not.
-	single := 0
-	for range tries {
-		f, err := openAs(alice, filepath.Join(a, "link"), unix.O_RDONLY|unix.O_DIRECTORY)
-		if err != nil {
-			continue
-		}
-		single++
-		var st unix.Stat_t
-		must(t, unix.Fstat(int(f.Fd()), &st))
-		if theirs[st.Ino] {
-			t.Fatal("it is bob's")
-		}
-		must(t, f.Close())
-	}
-	t.Logf("%d swaps; %d of %d tasks and %d of %d directories opened", stop(), opened, tries, single, tries)
-	if single == 0 || single == tries {
+	t.Logf("%d swaps; %d of %d opened, %d refused", stop(), opened, tries, refused)
+	if opened == 0 || refused == 0 {
 		t.Error("there was no race")
 	}
 	// Root would have opened it: it is the rights that count.
 	f, err := openAs(executor.Caller{}, filepath.Join(dir, "bob/closed/in"), unix.O_RDONLY|unix.O_DIRECTORY)
 	must(t, err)
 	must(t, f.Close())
-	_ = e
 }
 
 // Nor does a directory that becomes a link while outputs are placed lead them elsewhere, be it where all may write.
@@ -335,7 +326,7 @@ func TestTasksAreNoRace(t *testing.T) {
 	stops := []func() int{swap(t, a, "own", "link", 0), swap(t, filepath.Join(a, "sub"), "dir", "link", 3*time.Millisecond)}
 	before := tree(t, filepath.Join(dir, "bob"))
 	ran, refused := 0, 0
-	for i := range races(800) {
+	for i := range races(300) {
 		spec := &executor.TaskSpec{
 			Workdir: filepath.Join(a, "link"), Cache: executor.CacheOff, Outputs: []string{"o"},
 			Script: "cat f; [ ! -e /inputs/f ] || cat /inputs/f; cat dir/f link/f || true; echo x >o; mkdir -p dir; echo x >dir/o",

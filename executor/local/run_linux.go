@@ -268,6 +268,9 @@ func (t *task) start(ctx context.Context, l *logs) (*sandbox.Sandbox, error) {
 	if s.Work.UID, s.Work.GID, err = t.owner(t.paths.work); err != nil {
 		return nil, err
 	}
+	if t.caller.UID != 0 {
+		s.Work.Groups = t.caller.Groups
+	}
 	for k, v := range environment(t.spec.Env) {
 		s.Env = append(s.Env, k+"="+v)
 	}

@@ -114,7 +114,8 @@ type Caller struct {
 	UID    uint32
 	GID    uint32
 	Groups []uint32
-	// PID is the process at the other end of the socket when it connected; 0 if unknown.
+	// PID is the process that connected to the socket, while that lives; 0 if it is gone or unknown.
+	// It is for people to read: what a process may do is decided by the other fields.
 	PID int32
 }
 

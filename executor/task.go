@@ -150,8 +150,9 @@ const (
 	CacheOff CacheMode = "off"
 )
 
-// ResourceLimits is what a task may use. Zero values take the defaults; -1 asks
-// for no limit, which needs root or a configuration that allows it.
+// ResourceLimits is what a task may use. Zero values take the defaults, or what the
+// caller may have at most where that is less; -1 asks for no limit, which needs root or a
+// configuration that allows it.
 type ResourceLimits struct {
 	// CPUQuotaUS is CPU time in microseconds per 100 ms of wall time:
 	// 100000 is one processor. Default: no quota. At least 1000.

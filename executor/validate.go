@@ -275,18 +275,3 @@ func (l ResourceLimits) validate() error {
 	}
 	return nil
 }
-
-// UnlimitedField names the first limit that is given up; empty if none.
-func (l ResourceLimits) UnlimitedField() string {
-	for _, f := range []struct {
-		field string
-		v     int64
-	}{
-		{"memory_bytes", l.MemoryBytes}, {"pids_max", l.PidsMax}, {"tmp_bytes", l.TmpBytes}, {"output_bytes", l.OutputBytes},
-	} {
-		if f.v == Unlimited {
-			return f.field
-		}
-	}
-	return ""
-}

@@ -48,7 +48,7 @@ func (r *Rootfs) identify() (string, error) {
 			return "", err
 		}
 	}
-	w := &walk{hash: h, resolve: r.resolve, watch: r.watch}
+	w := &walk{hash: h, resolve: r.resolve, watch: r.watch, foreign: r.spec.Root != ""}
 	for _, m := range r.mounts {
 		p := m.Target[1:]
 		put(h, "mount", p, m.Dir)
@@ -206,6 +206,7 @@ func (r *Rootfs) walkHandMade(w *walk, kind string, flat func(p string) bool) er
 type walk struct {
 	hash    hash.Hash
 	resolve uint64
+	foreign bool // the tree is not the host's own
 	flat    bool // only the names, not what is in directories
 	watch   *watcher
 	most    int64 // entries; 0 is DefaultMaxEntries
@@ -263,6 +264,8 @@ func (w *walk) dir(d *os.File, at string, depth int) error {
 		w.entry(name, st)
 		switch {
 		case st.Mode&unix.S_IFMT != unix.S_IFDIR || w.flat:
+		case w.foreign && st.Mode&othersSearch == 0:
+			// No task finds what is in there, nor may who named the root find out.
 		case depth >= DefaultMaxDepth:
 			return tooMany(p, DefaultMaxDepth, "levels of directories")
 		default:

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -72,6 +73,59 @@ func Place(ctx context.Context, work *os.File, outputs []string, entries []Entry
 		err = errors.Join(err, s.discard())
 	}
 	return err
+}
+
+// Placeable reports why Place could not put anything at outputs, as far as that can be told before
+// there is something to put there: a parent that is a link, or a directory that this thread, with the credentials that it
+// has, may not write to. Nothing is changed.
+func Placeable(work *os.File, outputs []string) error {
+	if err := checkOutputs(outputs); err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, o := range outputs {
+		if dir := path.Dir(o); !known[dir] {
+			known[dir] = true
+			if err := placeable(work, dir); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// placeable looks at the directory dir below work, or at the last on the way that there is.
+func placeable(work *os.File, dir string) error {
+	at, in := ".", work
+	defer func() {
+		if in != work {
+			in.Close()
+		}
+	}()
+	for name := range strings.SplitSeq(dir, "/") {
+		d, err := openDir(in, name, beneath)
+		if err == unix.ENOENT {
+			break
+		}
+		if err != nil {
+			return explain(path.Join(at, name), err)
+		}
+		if in != work {
+			in.Close()
+		}
+		at, in = path.Join(at, name), d
+	}
+	// AT_EACCESS is with the ids that count for files. That of package unix works around EPERM.
+	name := []byte(".\x00")
+	_, _, e := unix.Syscall6(unix.SYS_FACCESSAT2, in.Fd(), uintptr(unsafe.Pointer(&name[0])), unix.W_OK|unix.X_OK, unix.AT_EACCESS, 0, 0)
+	runtime.KeepAlive(in)
+	switch e {
+	case 0:
+		return nil
+	case unix.EACCES, unix.EPERM, unix.EROFS:
+		return &EntryError{Path: at, Reason: "is a directory that you may not write to, and outputs would go there", Err: e}
+	}
+	return explain(at, e)
 }
 
 // noSpace says what to do where a disk is full.
@@ -201,7 +255,18 @@ func (p *placer) stage(g []Entry) error {
 			}
 		}
 	}
-	return explain(top.Path, root.Chmod(os.FileMode(top.Mode&0o777)))
+	return explain(top.Path, setDirMode(root, top.Mode))
+}
+
+// setDirMode sets the permissions of a directory that was just made. The setgid bit, which it has if the
+// one that it was made in has, stays: it gives what is made in there later the same group.
+func setDirMode(d *os.File, mode uint32) error {
+	defer runtime.KeepAlive(d)
+	st, err := fstat(d)
+	if err != nil {
+		return err
+	}
+	return unix.Fchmod(int(d.Fd()), st.Mode&unix.S_ISGID|mode&0o777)
 }
 
 func (p *placer) setMode(root *os.File, rel string, e Entry) error {
@@ -210,7 +275,7 @@ func (p *placer) setMode(root *os.File, rel string, e Entry) error {
 		return explain(e.Path, err)
 	}
 	defer d.Close()
-	return explain(e.Path, d.Chmod(os.FileMode(e.Mode&0o777)))
+	return explain(e.Path, setDirMode(d, e.Mode))
 }
 
 // fill writes what the output top holds into root.
@@ -374,7 +439,7 @@ func (p *placer) enter(in *os.File, name, at string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := d.Chmod(0o755); err != nil { // whatever the umask
+	if err := setDirMode(d, 0o755); err != nil { // whatever the umask
 		d.Close()
 		return nil, err
 	}

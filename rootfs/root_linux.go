@@ -26,8 +26,9 @@ const (
 	// maxCopied bounds the bytes of all copies, and of links: a sandbox may hold
 	// the skeleton in memory. Files beyond it are mounted.
 	maxCopied = 2 << 20
-	// othersRead and othersEnter are what the mode of a file and of a directory must hold.
-	othersRead, othersEnter = 0o004, 0o005
+	// othersRead and othersEnter are what the mode of a file and of a directory must hold; without
+	// othersSearch nobody else comes to what is in a directory.
+	othersRead, othersEnter, othersSearch = 0o004, 0o005, 0o001
 )
 
 // Rootfs is an open root. All methods but Close may be called concurrently.
@@ -502,7 +503,7 @@ func (r *Rootfs) Mounts() []Mount { return r.mounts }
 // with all below them, unless there are more than 200,000 files. A file of a package
 // that was changed by hand is not noticed, unless there is no package manager. Of a
 // directory, and of a host without one, it covers the path, kind, mode, owner, size, inode
-// and times of each file: a copy of the directory has another identity.
+// and times of each file that others can come to: a copy of the directory has another identity.
 // resolv.conf does not count.
 func (r *Rootfs) Identity() string { return r.identity }
 

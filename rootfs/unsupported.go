@@ -45,6 +45,9 @@ func Place(context.Context, *os.File, []string, []Entry, func(Entry) (*os.File, 
 	return unsupported()
 }
 
+// Placeable reports that package rootfs needs Linux.
+func Placeable(*os.File, []string) error { return unsupported() }
+
 // Undeclared reports that package rootfs needs Linux.
 func Undeclared(context.Context, *os.File, []string, int) ([]string, int64, error) {
 	return nil, 0, unsupported()

@@ -30,11 +30,25 @@ type idRange struct {
 	base uint32
 	lock *os.File
 	// maps are user namespaces that hold nothing but a map, by the owner on disk.
-	maps map[owner]*os.File
+	maps map[string]*os.File
 	own  *os.File // the sandbox's own map, 0 … 65535 inside to the range
 }
 
-type owner struct{ uid, gid uint32 }
+// owner is whose files on disk are the command's.
+type owner struct {
+	uid, gid uint32
+	// groups are further ones whose files may be written to, by their owner.
+	groups []uint32
+}
+
+const (
+	// maxMaps is how many maps a range keeps while nobody uses it.
+	maxMaps = 32
+	// maxGroups is how many groups are mapped beside an owner's own, to ids from groupBase on. A map is one page of
+	// text to the kernel, and of 340 lines.
+	maxGroups = 64
+	groupBase = 60000
+)
 
 // idRanges leases ranges. Locked files in a directory that all daemons of a
 // machine share keep two from using one. Ranges stay leased until close, since
@@ -78,7 +92,7 @@ func (r *idRanges) take() (*idRange, error) {
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
 			r.all++
-			return &idRange{base: rangeBase + uint32(n)*rangeSize, lock: f, maps: map[owner]*os.File{}}, nil
+			return &idRange{base: rangeBase + uint32(n)*rangeSize, lock: f, maps: map[string]*os.File{}}, nil
 		}
 		f.Close()
 		if err != unix.EWOULDBLOCK {
@@ -89,10 +103,18 @@ func (r *idRanges) take() (*idRange, error) {
 }
 
 // give returns a range of which no process is left.
-func (r *idRanges) give(x *idRange) {
+func (r *idRanges) give(x *idRange) error {
+	var errs []error
+	if len(x.maps) > maxMaps { // of many owners, who may be one user with many ids
+		for _, f := range x.maps {
+			errs = append(errs, f.Close())
+		}
+		clear(x.maps)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.free = append(r.free, x)
+	return errors.Join(errs...)
 }
 
 // close ends the leases of all ranges that were given back.
@@ -138,10 +160,12 @@ func (x *idRange) root() (*os.File, error) {
 }
 
 // files is the map by which o's files are the command's, and no one else's are
-// anybody's. The sandbox's root has an id on disk as well: its own, since it makes
+// anybody's. Nobody is in o's further groups inside, but what is theirs has an id there: the kernel refuses
+// writes, also by the owner, to what has none. The sandbox's root has an id on disk as well: its own, since it makes
 // the overlay's whiteouts.
 func (x *idRange) files(o owner) (*os.File, error) {
-	if f := x.maps[o]; f != nil {
+	key := fmt.Sprint(o)
+	if f := x.maps[key]; f != nil {
 		return f, nil
 	}
 	uids, err := x.fileMap(o.uid, UID)
@@ -152,11 +176,18 @@ func (x *idRange) files(o owner) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gid: %w", err)
 	}
+	mapped := map[uint32]bool{o.gid: true}
+	for _, g := range o.groups {
+		if n := len(mapped); n <= maxGroups && !mapped[g] && Mappable(g) {
+			mapped[g] = true
+			gids = append(gids, syscall.SysProcIDMap{ContainerID: int(g), HostID: x.host(groupBase + n), Size: 1})
+		}
+	}
 	f, err := newUserNamespace(uids, gids)
 	if err != nil {
 		return nil, err
 	}
-	x.maps[o] = f
+	x.maps[key] = f
 	return f, nil
 }
 

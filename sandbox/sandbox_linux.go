@@ -86,7 +86,7 @@ func (s *Sandbox) start(ctx context.Context, spec *Spec) (err error) {
 	if s.ids, err = s.host.ranges.take(); err != nil {
 		return err
 	}
-	s.later(func() error { s.host.ranges.give(s.ids); return nil })
+	s.later(func() error { return s.host.ranges.give(s.ids) })
 	if err := s.makeDir(); err != nil {
 		return err
 	}
@@ -416,7 +416,7 @@ func (s *Sandbox) order(spec *Spec) (*first.Order, *fileList, error) {
 
 // orderFiles adds what has the caller's owner: the work directory and the inputs.
 func (s *Sandbox) orderFiles(spec *Spec, o *first.Order, files *fileList) error {
-	ids, err := s.ids.files(owner{spec.Work.UID, spec.Work.GID})
+	ids, err := s.ids.files(owner{spec.Work.UID, spec.Work.GID, spec.Work.Groups})
 	if err != nil {
 		return err
 	}
@@ -437,7 +437,7 @@ func (s *Sandbox) orderFiles(spec *Spec, o *first.Order, files *fileList) error 
 				return fmt.Errorf("input %s: %w", in.Target, err)
 			}
 		}
-		ids, err := s.ids.files(owner{in.UID, in.GID})
+		ids, err := s.ids.files(owner{in.UID, in.GID, nil})
 		if err != nil {
 			return fmt.Errorf("input %s: %w", in.Target, err)
 		}

@@ -87,6 +87,9 @@ type Work struct {
 	// UID and GID own Dir's files on disk: they are the command's inside, and
 	// what it makes is theirs outside.
 	UID, GID uint32
+	// Groups are further groups, of which the first 64 count: the command is in none of them, but may
+	// write to UID's files that are of one, as UID may.
+	Groups []uint32
 }
 
 // Bind is a read-only mount of a file or directory.

@@ -16,6 +16,8 @@ import (
 	"github.com/docker/go-units"
 	"github.com/pelletier/go-toml/v2"
 	"github.com/sirupsen/logrus"
+
+	"github.com/sandboxd/sandboxd/executor/local"
 )
 
 const (
@@ -42,9 +44,11 @@ type config struct {
 	// ShutdownGrace is how long tasks may go on once the daemon is told to stop.
 	ShutdownGrace duration `toml:"shutdown_grace"`
 	// LogLevel is debug, info, warn or error.
-	LogLevel string        `toml:"log_level"`
-	Limits   limitsConfig  `toml:"limits"`
-	Callers  callersConfig `toml:"callers"`
+	LogLevel string         `toml:"log_level"`
+	Limits   limitsConfig   `toml:"limits"`
+	Access   []accessConfig `toml:"access"`
+	// rules is Access with its names looked up, by validate.
+	rules local.Access
 }
 
 type limitsConfig struct {
@@ -54,14 +58,6 @@ type limitsConfig struct {
 	// CgroupParent is the control group below which tasks' groups are made, such as
 	// /sandboxd. Default: chosen by where the daemon runs.
 	CgroupParent string `toml:"cgroup_parent"`
-}
-
-// callersConfig says who beside root may do what.
-type callersConfig struct {
-	// FullNetworkUIDs may ask for the network policy full.
-	FullNetworkUIDs []uint32 `toml:"full_network_uids"`
-	// UnlimitedUIDs may ask for no limit.
-	UnlimitedUIDs []uint32 `toml:"unlimited_uids"`
 }
 
 func defaultConfig() config {
@@ -125,7 +121,7 @@ func decodeConfig(b []byte, c *config) error {
 	return nil
 }
 
-// validate names the key, the value and the fix.
+// validate names the key, the value and the fix. It looks up the names in the access rules.
 func (c *config) validate() error {
 	for _, p := range []struct{ key, v string }{
 		{"socket", c.Socket}, {"state_dir", c.StateDir}, {"cache_dir", c.CacheDir},
@@ -152,7 +148,9 @@ func (c *config) validate() error {
 	if _, err := logrus.ParseLevel(c.LogLevel); err != nil {
 		return fmt.Errorf("log_level: %q is unknown; use debug, info, warn or error", c.LogLevel)
 	}
-	return nil
+	rules, err := c.access()
+	c.rules = rules
+	return err
 }
 
 // duration is written as a string such as "1m30s". It is a struct so that a

@@ -4,9 +4,13 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/local"
 )
 
 func writeConfig(t *testing.T, text string) string {
@@ -27,8 +31,14 @@ shutdown_grace = "1m30s"
 log_level = "debug"
 [limits]
 allow_unenforced = true
-[callers]
-full_network_uids = [1000, 1001]
+[[access]]
+user = 1000
+networks = ["full"]
+memory_bytes = "unlimited"
+[[access]]
+group = "root"
+pids_max = 99
+timeout = "2h"
 `), "")
 	if err != nil {
 		t.Fatal(err)
@@ -37,8 +47,16 @@ full_network_uids = [1000, 1001]
 		t.Error(err)
 	}
 	if c.Socket != "/run/x.sock" || c.StateDir != "/var/lib/sandboxd" || c.CacheMaxBytes != 5<<30 || c.MaxParallel != 3 ||
-		c.ShutdownGrace.Duration != 90*time.Second || !c.Limits.AllowUnenforced || len(c.Callers.FullNetworkUIDs) != 2 {
+		c.ShutdownGrace.Duration != 90*time.Second || !c.Limits.AllowUnenforced {
 		t.Errorf("%+v", c)
+	}
+	user, group := uint32(1000), uint32(0)
+	want := local.Access{
+		{Name: "access rule 1 (user 1000)", User: &user, Networks: []executor.NetworkPolicy{executor.NetworkFull}, Most: executor.ResourceLimits{MemoryBytes: -1}},
+		{Name: "access rule 2 (group root)", Group: &group, Most: executor.ResourceLimits{PidsMax: 99}, Timeout: 2 * time.Hour},
+	}
+	if !reflect.DeepEqual(c.rules, want) {
+		t.Errorf("rules: %+v", c.rules)
 	}
 }
 
@@ -69,9 +87,25 @@ func TestCheckConfig(t *testing.T) {
 		{"socket = \"x\"", `socket: "x" is not an absolute path`},
 		{"socket = \"/" + strings.Repeat("x", 100) + "\"", "socket:"},
 		{"cache_dir = \"/var/lib/sandboxd\"", "use two directories"},
-		{"[callers]\nfull_network_uids = [-1]", "c.toml:2:"},
+		{"[callers]\nfull_network_uids = [1]", `key "callers" is unknown`},
+		{"[[access]]\nuser = \"*\"\nmemory_bytes = \"1GiB\"", "ok"},
+		{"[[access]]\ngroup = 4242\nnetworks = []", "ok"},
+		{"[[access]]\nuser = 1\nnetwork = \"full\"", `c.toml:3:1: key "access.network" is unknown`},
+		{"[[access]]\nnetworks = [\"full\"]", "access: rule 1: it names both a user and a group, or neither"},
+		{"[[access]]\nuser = 1\n[[access]]\nuser = 1\ngroup = 1", "access: rule 2: it names both"},
+		{"[[access]]\nuser = \"no-such-user\"", `access: rule 1: user: "no-such-user" is unknown`},
+		{"[[access]]\ngroup = \"no-such-group\"", `group: "no-such-group" is unknown`},
+		{"[[access]]\nuser = -1", `user: "-1" is unknown`},
+		{"[[access]]\nuser = 1\nnetworks = [\"internet\"]", `networks: "internet" is unknown`},
+		{"[[access]]\nuser = 1\nconcurrent_tasks = -1", "concurrent_tasks: -1 is out of range"},
+		{"[[access]]\nuser = 1\nmemory_bytes = 5", "limits.memory_bytes: 5 is out of range"},
+		{"[[access]]\nuser = 1\nmemory_bytes = -2", "limits.memory_bytes: -2 is out of range"},
+		{"[[access]]\nuser = 1\nmemory_bytes = \"all\"", `"all" is not a size`},
+		{"[[access]]\nuser = 1\nopen_files = \"unlimited\"", "limits.open_files: -1 is out of range"},
+		{"[[access]]\nuser = 1\ntimeout = \"1000h\"", "timeout: 1000h0m0s is out of range"},
+		{strings.Repeat("[[access]]\nuser = 1\n", 1001), "access: there are 1001 rules"},
 	} {
-		t.Run(c.text, func(t *testing.T) {
+		t.Run(c.text[:min(len(c.text), 80)], func(t *testing.T) {
 			e, out, errs := testEnv("serve", "--check-config", "--config", writeConfig(t, c.text))
 			code := run(context.Background(), e)
 			if ok := c.want == "ok"; ok != (code == 0) || !ok && code != 1 || !strings.Contains(out.String()+errs.String(), c.want) {

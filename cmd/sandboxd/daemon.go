@@ -31,7 +31,7 @@ type parts struct {
 // host runs tasks on this machine and holds their blobs.
 type host interface {
 	executor.Executor
-	OpenBlob(ctx context.Context, by executor.Caller, d executor.Digest) (io.ReadCloser, error)
+	OpenBlob(ctx context.Context, d executor.Digest) (io.ReadCloser, error)
 }
 
 // server is an rpc.Server.
@@ -77,8 +77,7 @@ func localConfig(c config) local.Config {
 		Version:         buildVersion(),
 		AllowUnenforced: c.Limits.AllowUnenforced,
 		CgroupParent:    c.Limits.CgroupParent,
-		AllowFull:       c.Callers.FullNetworkUIDs,
-		AllowUnlimited:  c.Callers.UnlimitedUIDs,
+		Access:          c.rules,
 	}
 }
 
@@ -107,7 +106,7 @@ type localBackend struct{ host }
 
 // ReadBlob implements backend.
 func (l localBackend) ReadBlob(ctx context.Context, d executor.Digest, w io.Writer) (err error) {
-	r, err := l.OpenBlob(ctx, executor.Caller{}, d)
+	r, err := l.OpenBlob(ctx, d)
 	if err != nil {
 		return err
 	}

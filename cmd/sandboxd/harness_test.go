@@ -58,7 +58,7 @@ func (s *scripted) isClosed() bool {
 	return s.closed
 }
 
-func (s *scripted) OpenBlob(_ context.Context, _ executor.Caller, d executor.Digest) (io.ReadCloser, error) {
+func (s *scripted) OpenBlob(_ context.Context, d executor.Digest) (io.ReadCloser, error) {
 	b, ok := s.blobs[d]
 	if !ok {
 		return nil, executor.Errorf(executor.Unavailable, "blob %v is gone", d)

@@ -25,6 +25,9 @@ func (l logged) Execute(ctx context.Context, spec *executor.TaskSpec) (*executor
 	}
 	if c, ok := executor.CallerFrom(ctx); ok {
 		f["caller_uid"] = c.UID
+		if c.PID != 0 {
+			f["caller_pid"] = c.PID
+		}
 	}
 	if err != nil {
 		e := l.log.WithFields(f).WithError(err).WithField("kind", executor.KindOf(err))

@@ -389,8 +389,8 @@ func (f *Fake) file(root *os.Root, p string) (executor.OutputFile, error) {
 	return out, err
 }
 
-// OpenBlob opens a blob of a result for anyone who knows its digest.
-func (f *Fake) OpenBlob(_ context.Context, _ executor.Caller, d executor.Digest) (io.ReadCloser, error) {
+// OpenBlob opens a blob of a result.
+func (f *Fake) OpenBlob(_ context.Context, d executor.Digest) (io.ReadCloser, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	b, ok := f.blobs[d]

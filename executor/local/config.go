@@ -28,9 +28,8 @@ type Config struct {
 	Version string
 	// AllowUnenforced runs tasks whose limits cannot all be enforced here.
 	AllowUnenforced bool
-	// AllowFull and AllowUnlimited are users beside root who may have the network
-	// policy full, and no limit.
-	AllowFull, AllowUnlimited []uint32
+	// Access says who may have what; Reconfigure changes it.
+	Access Access
 	// CgroupParent is the group below which tasks' groups go; empty is chosen, see
 	// package limits.
 	CgroupParent string

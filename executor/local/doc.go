@@ -3,9 +3,11 @@
 // A task's way through [Executor.Execute]:
 //
 //	admit      may this caller have it, can this machine enforce it
+//	wait       until few of the same user's wait further on
 //	open       its paths, with the caller's rights, once
 //	sign       hash what it reads: the signature
 //	look up    the result of that signature, if there is one
+//	wait       for a slot, in turn with other users
 //	run        in a sandbox; its log goes to the caller and into the cache
 //	judge      why it ended, from the kernel's counters
 //	collect    its declared outputs into the cache, then into the caller's tree
@@ -13,7 +15,8 @@
 //
 // # What is shared between callers
 //
-// Blobs are, by their digest. Results are not: each user has a name space of
+// Blobs are, by their digest, but whoever serves them sees to it that a caller gets none but
+// those of its results. Results are not: each user has a name space of
 // their own, since a result is only as good as the inputs that its caller showed.
 //
 // # What a killed executor leaves

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,7 +33,9 @@ type Executor struct {
 	host     *sandbox.Host
 	roots    *roots
 	journal  *journal
-	slots    chan struct{}  // one for each sandbox
+	access   atomic.Pointer[Access]
+	ahead    *queue         // of tasks that are opened, signed and looked up, and then wait for a slot
+	slots    *queue         // one for each sandbox
 	unmaking sync.WaitGroup // sandboxes of answered tasks
 	born     time.Time
 	flight   flight
@@ -65,7 +66,12 @@ func New(cfg Config) (*Executor, error) {
 		l.SetOutput(io.Discard)
 		cfg.Logger = l
 	}
-	e := &Executor{cfg: cfg, log: cfg.Logger, slots: make(chan struct{}, cfg.MaxParallel), born: time.Now(), idle: make(chan struct{})}
+	e := &Executor{cfg: cfg, log: cfg.Logger, born: time.Now(), idle: make(chan struct{})}
+	// Who waits holds descriptors, so most wait before. But each user has room for as many as can run,
+	// and for some that come from the cache meanwhile.
+	perUser := cfg.MaxParallel + 16
+	e.ahead, e.slots = newQueue(8*perUser, perUser), newQueue(cfg.MaxParallel, 0)
+	e.Reconfigure(cfg.Access)
 	e.flight.running = map[string]chan struct{}{}
 	e.life, e.cancel = context.WithCancel(context.Background())
 	left, err := e.open()
@@ -206,6 +212,9 @@ func (e *Executor) unmake() error {
 	return errors.Join(errs...)
 }
 
+// Reconfigure sets who may have what, for tasks that come from now on.
+func (e *Executor) Reconfigure(a Access) { e.access.Store(&a) }
+
 // Close implements executor.Executor.
 func (e *Executor) Close(ctx context.Context) error {
 	e.mu.Lock()
@@ -289,10 +298,9 @@ func (e *Executor) Capabilities(context.Context) (executor.Capabilities, error) 
 	}, nil
 }
 
-// OpenBlob returns a blob's content, verified, to any caller: a digest is as hard
-// to guess as what it names, and only who had one knows it. The error of one that is
-// not there is an fs.ErrNotExist.
-func (e *Executor) OpenBlob(_ context.Context, _ executor.Caller, d executor.Digest) (io.ReadCloser, error) {
+// OpenBlob returns a blob's content, verified, whoever asks: package rpc sees to it that
+// a client asks for no more than its own. The error of one that is not there is an fs.ErrNotExist.
+func (e *Executor) OpenBlob(_ context.Context, d executor.Digest) (io.ReadCloser, error) {
 	b, err := e.cfg.Cache.Open(cache.Digest(d))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, executor.Errorf(executor.Invalid, "blob %s is not in the cache; run the task again with cache mode refresh: %w", d, err)
@@ -421,9 +429,4 @@ func (f *flight) wait(ctx context.Context, key string) (done func(), err error) 
 			return nil, ctx.Err()
 		}
 	}
-}
-
-// allowed reports whether c is root or among uids.
-func allowed(c executor.Caller, uids []uint32) bool {
-	return c.UID == 0 || slices.Contains(uids, c.UID)
 }

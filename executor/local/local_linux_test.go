@@ -368,7 +368,7 @@ func TestRefusals(t *testing.T) {
 		kind  executor.Kind
 		field string
 	}{
-		"memory":         {stranger, executor.TaskSpec{Script: "true", Limits: executor.ResourceLimits{MemoryBytes: 1 << 49}}, executor.Denied, ""},
+		"memory":         {stranger, executor.TaskSpec{Script: "true", Limits: executor.ResourceLimits{MemoryBytes: 1 << 49}}, executor.Denied, "limits.memory_bytes"},
 		"below a file":   {t.Context(), executor.TaskSpec{Script: "true", Workdir: dir, Outputs: []string{"file/x"}, Inputs: nil, Cache: executor.CacheOff}, executor.Invalid, "outputs"},
 		"mount in input": {t.Context(), executor.TaskSpec{Script: "true", Inputs: []executor.Input{{Host: filepath.Join(dir, "in"), Sandbox: "/inputs/in"}}, Cache: executor.CacheOff}, executor.Invalid, "inputs"},
 	} {

@@ -28,14 +28,16 @@ const grace = 5 * time.Second
 // task is one call of Execute.
 type task struct {
 	*Executor
-	spec   *executor.TaskSpec
-	limits executor.ResourceLimits
-	caller executor.Caller
-	paths  *opened
-	root   *rootfs.Rootfs
+	spec    *executor.TaskSpec
+	granted granted
+	limits  executor.ResourceLimits
+	caller  executor.Caller
+	paths   *opened
+	root    *rootfs.Rootfs
 	// leaveRoot is called once.
 	leaveRoot func() error
 	event     executor.EventFunc
+	ready     func() // leaves ahead
 
 	signature signature
 }
@@ -45,7 +47,7 @@ func (e *Executor) Execute(ctx context.Context, spec *executor.TaskSpec) (out *e
 	if err := spec.Validate(); err != nil {
 		return nil, err
 	}
-	t := &task{Executor: e, spec: spec, limits: spec.Limits.WithDefaults(), caller: self(), event: executor.EventsFrom(ctx)}
+	t := &task{Executor: e, spec: spec, caller: self(), event: executor.EventsFrom(ctx)}
 	if c, ok := executor.CallerFrom(ctx); ok {
 		t.caller = c
 	}
@@ -71,15 +73,22 @@ func (t *task) execute(ctx context.Context) (out *executor.TaskOutput, err error
 	if err := t.admit(); err != nil {
 		return nil, err
 	}
+	t.tell(executor.EventQueued)
+	if t.ready, err = t.ahead.take(ctx, t.caller.UID, 0); err != nil {
+		return nil, err
+	}
+	defer t.ready()
 	if t.paths, err = open(t.caller, t.spec); err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, t.paths.close()) }()
+	if err := t.checkPlaces(); err != nil {
+		return nil, err
+	}
 	if err := t.openRoot(); err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, t.leaveRoot()) }()
-	t.tell(executor.EventQueued)
 	if t.spec.Cache == executor.CacheOff || t.spec.WorkdirMode == executor.WorkdirDirect {
 		return t.run(ctx, false)
 	}
@@ -114,21 +123,17 @@ func (t *task) admit() error {
 	if s.Network == executor.NetworkControlled {
 		return executor.Errorf(executor.Unsupported, "network: controlled is not there yet; use isolated or loopback, or full if you may")
 	}
-	if s.Network == executor.NetworkFull && !allowed(t.caller, t.cfg.AllowFull) {
-		return executor.Errorf(executor.Denied, "network: full is the host's own network, which user %d may not have; use isolated or loopback, or have the administrator add the user to callers.full_network_uids", t.caller.UID)
+	if !sandbox.Mappable(t.caller.UID) || !sandbox.Mappable(t.caller.GID) {
+		return executor.Errorf(executor.Denied, "user %d with group %d is nobody, or in a sandbox; call as another", t.caller.UID, t.caller.GID)
 	}
-	all, err := machineMemory()
+	memory, err := machineMemory()
 	if err != nil {
 		return err
 	}
-	if s.Limits.MemoryBytes > max(all, executor.DefaultMemoryBytes) && !allowed(t.caller, t.cfg.AllowUnlimited) {
-		return executor.Errorf(executor.Denied, "limits.memory_bytes: %d is more than the machine's %d, and so no limit, which user %d may not have; give less, or have the administrator add the user to callers.unlimited_uids", s.Limits.MemoryBytes, all, t.caller.UID)
+	if t.granted, err = t.access.Load().rule(t.caller).grant(t.caller, s, memory); err != nil {
+		return err
 	}
-	for name, v := range map[string]int64{"memory_bytes": s.Limits.MemoryBytes, "pids_max": s.Limits.PidsMax} {
-		if v == executor.Unlimited && !allowed(t.caller, t.cfg.AllowUnlimited) {
-			return executor.Errorf(executor.Denied, "limits.%s: user %d may not have it unlimited; give a number, or have the administrator add the user to callers.unlimited_uids", name, t.caller.UID)
-		}
-	}
+	t.limits = t.granted.asked.WithDefaults()
 	if err := t.Executor.limits.Check(t.groupLimits()); err != nil {
 		return executor.Errorf(executor.Unsupported, "%w", err)
 	}
@@ -173,13 +178,13 @@ func (t *task) openRoot() (err error) {
 
 // run runs the task, and stores the result if it may be.
 func (t *task) run(ctx context.Context, store bool) (*executor.TaskOutput, error) {
-	select {
-	case t.slots <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	leave, err := t.slots.take(ctx, t.caller.UID, t.granted.tasks)
+	if err != nil {
+		return nil, err
 	}
+	t.ready()
 	out, box, err := t.inSandbox(ctx)
-	t.unmakeLater(box)
+	t.unmakeLater(box, leave)
 	if err != nil {
 		return nil, err
 	}
@@ -204,9 +209,9 @@ func (t *task) run(ctx context.Context, store bool) (*executor.TaskOutput, error
 // unmakeLater unmakes a sandbox, if there is one, and gives back the slot then: a task's
 // answer need not wait for the removal of all that the task has written. No process
 // is left, and nothing that holds the caller's directories.
-func (t *task) unmakeLater(box *sandbox.Sandbox) {
+func (t *task) unmakeLater(box *sandbox.Sandbox, leave func()) {
 	t.unmaking.Go(func() {
-		defer func() { <-t.slots }()
+		defer leave()
 		if box == nil {
 			return
 		}
@@ -219,7 +224,7 @@ func (t *task) unmakeLater(box *sandbox.Sandbox) {
 // inSandbox runs the task and collects what it made. The caller closes the sandbox.
 func (t *task) inSandbox(ctx context.Context) (out *executor.TaskOutput, box *sandbox.Sandbox, err error) {
 	stops := &stops{task: t, ended: make(chan struct{})}
-	l, err := openLogs(t.cfg.Cache, t.logBytes(), t.event, func() { stops.now(executor.CauseOutputLimit) })
+	l, err := openLogs(t.cfg.Cache, t.granted.logBytes, t.event, func() { stops.now(executor.CauseOutputLimit) })
 	if err != nil {
 		return nil, nil, err
 	}
@@ -247,13 +252,6 @@ func (t *task) inSandbox(ctx context.Context) (out *executor.TaskOutput, box *sa
 	return out, box, t.collect(ctx, box, exit, out)
 }
 
-func (t *task) logBytes() int64 {
-	if n := t.limits.OutputBytes; n > 0 {
-		return n
-	}
-	return executor.DefaultLogBytes
-}
-
 // start starts the sandbox.
 func (t *task) start(ctx context.Context, l *logs) (*sandbox.Sandbox, error) {
 	stdin, err := standardInput(t.spec.Stdin)
@@ -266,13 +264,16 @@ func (t *task) start(ctx context.Context, l *logs) (*sandbox.Sandbox, error) {
 		Root: t.root, Script: t.spec.Script, Argv: t.spec.Argv,
 		Stdio:   [3]*os.File{stdin, l.outW, l.errW},
 		Network: netpolicy.Policy(t.spec.Network), Limits: t.groupLimits(),
-		TmpBytes: max(t.limits.TmpBytes, 0), OpenFiles: t.spec.Limits.OpenFiles, Debug: t.spec.Debug,
+		TmpBytes: max(t.limits.TmpBytes, 0), OpenFiles: t.granted.asked.OpenFiles, Debug: t.spec.Debug,
 		Work: sandbox.Work{Dir: t.paths.work, Hide: t.spec.Outputs, Mode: map[executor.WorkdirMode]sandbox.WorkMode{
 			executor.WorkdirDirect: sandbox.WorkDirect, executor.WorkdirReadonly: sandbox.WorkReadonly,
 		}[t.spec.WorkdirMode]},
 	}
 	if s.Work.UID, s.Work.GID, err = t.owner(t.paths.work); err != nil {
 		return nil, err
+	}
+	if t.caller.UID != 0 {
+		s.Work.Groups = t.caller.Groups
 	}
 	for k, v := range environment(t.spec.Env) {
 		s.Env = append(s.Env, k+"="+v)
@@ -399,7 +400,7 @@ func (t *task) collect(ctx context.Context, box *sandbox.Sandbox, exit sandbox.E
 }
 
 func (t *task) collectOutputs(ctx context.Context, box *sandbox.Sandbox, out *executor.TaskOutput) error {
-	lim := rootfs.Limits{MaxBytes: max(t.limits.OutputBytes, 0)}
+	lim := rootfs.Limits{MaxBytes: t.granted.outputBytes}
 	entries, missing, err := rootfs.Collect(ctx, box.Work(), t.spec.Outputs, lim, t.keep)
 	var entry *rootfs.EntryError
 	var limit *rootfs.LimitError
@@ -437,6 +438,18 @@ func (t *task) keep(ctx context.Context, path string, f *os.File, size int64) (s
 		return "", &rootfs.EntryError{Path: path, Reason: "became shorter while it was read; let nothing else change it"}
 	}
 	return d.String(), nil
+}
+
+// checkPlaces refuses outputs that place could not put where they belong, before anything is run for them.
+func (t *task) checkPlaces() error {
+	if t.paths.work == nil || t.spec.WorkdirMode != executor.WorkdirOverlay || len(t.spec.Outputs) == 0 {
+		return nil
+	}
+	err := as(t.caller, func() error { return rootfs.Placeable(t.paths.work, t.spec.Outputs) })
+	if err != nil {
+		return executor.FieldErrorf("outputs", "could not be put into the work directory: %w; make it your own, or copy it", err)
+	}
+	return nil
 }
 
 // place puts outputs into the caller's tree, with the caller's rights.

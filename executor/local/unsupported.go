@@ -17,8 +17,11 @@ func New(Config) (*Executor, error) {
 	return nil, executor.Errorf(executor.Unsupported, "sandboxes need Linux; run the daemon there, and name its socket with --socket")
 }
 
+// Reconfigure is never reached, since there is no Executor.
+func (e *Executor) Reconfigure(Access) {}
+
 // OpenBlob is never reached, since there is no Executor.
-func (e *Executor) OpenBlob(context.Context, executor.Caller, executor.Digest) (io.ReadCloser, error) {
+func (e *Executor) OpenBlob(context.Context, executor.Digest) (io.ReadCloser, error) {
 	return nil, executor.Errorf(executor.Unsupported, "sandboxes need Linux")
 }
 

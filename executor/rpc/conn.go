@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,6 +18,8 @@ import (
 type conn struct {
 	net.Conn
 	caller  executor.Caller
+	process process
+	named   digests
 	refused error // why none of its calls is served
 	turned  bool  // refused because there are too many, and counted apart
 	session atomic.Bool
@@ -26,8 +29,68 @@ type conn struct {
 
 // Close closes the connection and gives its place to another.
 func (c *conn) Close() error {
-	c.once.Do(func() { c.conns.drop(c) })
+	c.once.Do(func() {
+		c.conns.drop(c)
+		c.process.close()
+	})
 	return c.Conn.Close()
+}
+
+// by is the caller, with the number of its process only as long as that is no other's.
+func (c *conn) by() executor.Caller {
+	by := c.caller
+	if !c.process.lives() {
+		by.PID = 0
+	}
+	return by
+}
+
+// mayRead reports whether the client may have a blob: if a result that it was given names it.
+// Root, and who the daemon runs as, may have any.
+func (c *conn) mayRead(d executor.Digest) bool {
+	return c.caller.UID == 0 || int(c.caller.UID) == os.Geteuid() || c.named.has(d)
+}
+
+// maxNamed is how many digests of results, the latest, a connection remembers at least;
+// it is twice as many at most.
+const maxNamed = 1 << 15
+
+// digests is a set that forgets the oldest.
+type digests struct {
+	mu          sync.Mutex
+	now, before map[string]bool
+}
+
+func (s *digests) add(d executor.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.now) == maxNamed {
+		s.now, s.before = nil, s.now
+	}
+	if s.now == nil {
+		s.now = map[string]bool{}
+	}
+	s.now[d.String()] = true
+}
+
+// addResult adds what a result names, what is asked for most at the end.
+func (s *digests) addResult(o *executor.TaskOutput) {
+	for _, f := range o.OutputFiles {
+		if f.Kind == executor.KindFile {
+			s.add(f.Digest)
+		}
+	}
+	for _, x := range []executor.Stream{o.Stdout, o.Stderr} {
+		if x.Digest != (executor.Digest{}) {
+			s.add(x.Digest)
+		}
+	}
+}
+
+func (s *digests) has(d executor.Digest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now[d.String()] || s.before[d.String()]
 }
 
 // connections counts what is open, in all and for each user.
@@ -117,16 +180,19 @@ func (l *listener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		c := &conn{Conn: n, conns: l.conns}
-		c.caller, c.refused = callerOf(n)
+		c.caller, c.process, c.refused = callerOf(n)
 		switch {
 		case c.refused != nil:
 			c.caller.UID = overflowID // which is nobody's account
 		case c.caller.UID == overflowID:
 			c.refused = executor.Errorf(executor.Denied,
 				"your user has no id here (it shows as %d); call from outside your user namespace", overflowID)
+		case c.caller.GID == overflowID:
+			c.refused = executor.Errorf(executor.Denied,
+				"your group has no id here (it shows as %d); call from outside your user namespace, or with another group (newgrp)", overflowID)
 		}
 		if !l.conns.take(c) {
-			_ = n.Close()
+			_ = c.Close()
 			continue
 		}
 		if c.turned {

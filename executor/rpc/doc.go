@@ -1,7 +1,8 @@
 // Package rpc carries the message protocol of package executor over a Unix socket:
 // one bidirectional gRPC stream for each connection.
 //
-// The server knows its callers by the kernel's word on the socket alone. A client
+// The server knows its callers by the kernel's word on the socket alone, and gives a client the
+// blobs that its results name and no others. A client
 // can hold a bounded number of connections, tasks and bytes. When it goes, its
 // tasks are canceled and awaited; when it does not read, only it waits.
 //

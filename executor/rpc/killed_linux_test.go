@@ -100,8 +100,8 @@ type blobs struct {
 	closed chan struct{}
 }
 
-func (b blobs) OpenBlob(ctx context.Context, c executor.Caller, d executor.Digest) (io.ReadCloser, error) {
-	r, err := b.observed.OpenBlob(ctx, c, d)
+func (b blobs) OpenBlob(ctx context.Context, d executor.Digest) (io.ReadCloser, error) {
+	r, err := b.observed.OpenBlob(ctx, d)
 	if err != nil {
 		return nil, err
 	}

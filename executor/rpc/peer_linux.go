@@ -3,6 +3,8 @@ package rpc
 import (
 	"fmt"
 	"net"
+	"os"
+	"slices"
 	"syscall"
 	"unsafe"
 
@@ -12,17 +14,18 @@ import (
 )
 
 // callerOf is who connected, as the kernel noted it then: not what the process
-// has become since, which /proc would show.
-func callerOf(n net.Conn) (executor.Caller, error) {
+// has become since, which /proc would show. The process is to be closed, also with an error.
+func callerOf(n net.Conn) (executor.Caller, process, error) {
 	u, ok := n.(*net.UnixConn)
 	if !ok {
-		return executor.Caller{}, executor.Errorf(executor.Unsupported, "%s names no callers; use a Unix socket", n.LocalAddr().Network())
+		return executor.Caller{}, process{}, executor.Errorf(executor.Unsupported, "%s names no callers; use a Unix socket", n.LocalAddr().Network())
 	}
 	raw, err := u.SyscallConn()
 	if err != nil {
-		return executor.Caller{}, err
+		return executor.Caller{}, process{}, err
 	}
 	var c executor.Caller
+	var p process
 	var failed error
 	err = raw.Control(func(fd uintptr) {
 		var cred *unix.Ucred
@@ -30,15 +33,59 @@ func callerOf(n net.Conn) (executor.Caller, error) {
 			return
 		}
 		c.UID, c.GID, c.PID = cred.Uid, cred.Gid, cred.Pid
-		c.Groups, failed = peerGroups(fd)
+		if c.Groups, failed = peerGroups(fd); failed == nil {
+			p = peerProcess(fd)
+		}
 	})
 	if err == nil {
 		err = failed
 	}
 	if err != nil {
-		return executor.Caller{}, fmt.Errorf("ask the socket for its caller: %w", err)
+		return executor.Caller{}, p, fmt.Errorf("ask the socket for its caller: %w", err)
 	}
-	return c, nil
+	// Groups that have no id here are all shown as one, whose members those in them are not.
+	c.Groups = slices.DeleteFunc(c.Groups, func(g uint32) bool { return g == overflowID })
+	return c, p, nil
+}
+
+// process is the one that connected, held by a descriptor: its number can become another's,
+// the descriptor cannot. The zero process is unknown.
+type process struct{ fd *os.File }
+
+// peerProcess asks for the process. Linux before 6.5 does not tell, nor does any of one that
+// is gone already.
+func peerProcess(fd uintptr) process {
+	n, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEERPIDFD)
+	if err != nil {
+		return process{}
+	}
+	return process{os.NewFile(uintptr(n), "pidfd")}
+}
+
+// lives reports whether the process is known and has not ended: then its number is its own.
+func (p process) lives() bool {
+	if p.fd == nil {
+		return false
+	}
+	raw, err := p.fd.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var n int
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		// Readable is that it has ended (pidfd_open(2)).
+		for failed = unix.EINTR; failed == unix.EINTR; {
+			n, failed = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		}
+	})
+	return err == nil && failed == nil && n == 0
+}
+
+func (p process) close() {
+	if p.fd != nil {
+		_ = p.fd.Close()
+	}
 }
 
 // peerGroups asks for the groups, whose number the kernel tells where there is

@@ -169,7 +169,7 @@ func TestReadBlob(t *testing.T) {
 
 type liar struct{ *executortest.Fake }
 
-func (liar) OpenBlob(context.Context, executor.Caller, executor.Digest) (io.ReadCloser, error) {
+func (liar) OpenBlob(context.Context, executor.Digest) (io.ReadCloser, error) {
 	return io.NopCloser(strings.NewReader("something else")), nil
 }
 

@@ -24,12 +24,11 @@ import (
 type ServerConfig struct {
 	// Executor runs the tasks. The Server closes it only upon a client's Shutdown.
 	Executor executor.Executor
-	// Blobs opens what a result names by its digest; nil if there is no such store.
-	// It is for the store to know whether the caller may: one that gives a blob to
-	// whoever knows its SHA-256 and size takes that knowledge, which only a result
-	// or the contents themselves give, as the permission.
+	// Blobs opens what a result names by its digest; nil if there is no such store. A
+	// client may read what the results that its connection has seen name, and nothing
+	// else: that one knows a digest does not show that one may have the content.
 	Blobs interface {
-		OpenBlob(context.Context, executor.Caller, executor.Digest) (io.ReadCloser, error)
+		OpenBlob(context.Context, executor.Digest) (io.ReadCloser, error)
 	}
 	// Logger takes what is for the operator and not for clients; nil for nobody.
 	Logger interface {
@@ -216,7 +215,7 @@ func (v service) Session(stream pb.Executor_SessionServer) error {
 	in, out := make(chan executor.Request), make(chan executor.Response)
 	go func() { // ends with the stream: after this function, since Recv cannot be told to
 		defer lose()
-		receive(ctx, stream, c.caller, in)
+		receive(ctx, stream, c, in)
 	}()
 	var rest sync.WaitGroup
 	rest.Go(func() {
@@ -230,7 +229,7 @@ func (v service) Session(stream pb.Executor_SessionServer) error {
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
-		v.send(stream, out, lose, &down)
+		v.send(stream, c, out, lose, &down)
 	}()
 	executor.Serve(ctx, v.s.config.Executor, in, out)
 	close(out)
@@ -252,14 +251,15 @@ func (v service) Session(stream pb.Executor_SessionServer) error {
 }
 
 // receive passes requests on until the stream ends or ctx does.
-func receive(ctx context.Context, stream pb.Executor_SessionServer, caller executor.Caller, in chan<- executor.Request) {
+func receive(ctx context.Context, stream pb.Executor_SessionServer, c *conn, in chan<- executor.Request) {
 	for {
 		m, err := stream.Recv()
 		if err != nil {
 			return // the client went, or sent what is no message
 		}
 		r := fromRequest(m)
-		r.Caller = &caller
+		by := c.by()
+		r.Caller = &by
 		if !offer(ctx, in, r) {
 			return
 		}
@@ -277,10 +277,12 @@ func offer[T any](ctx context.Context, to chan<- T, v T) bool {
 
 // send sends what comes from out until it is closed, and sets down if that answers a
 // Shutdown. Once the client cannot be reached it calls lose and drops the rest.
-func (v service) send(stream pb.Executor_SessionServer, out <-chan executor.Response, lose func(), down *atomic.Bool) {
+func (v service) send(stream pb.Executor_SessionServer, c *conn, out <-chan executor.Response, lose func(), down *atomic.Bool) {
 	var lost bool
 	for r := range out {
 		switch b := r.Body.(type) {
+		case executor.TaskResult:
+			c.named.addResult(b.Output)
 		case executor.ShutdownAck:
 			down.Store(true)
 		case *executor.Error:
@@ -329,6 +331,9 @@ func (v service) readBlob(m *pb.Digest, stream pb.Executor_ReadBlobServer) error
 	if err != nil {
 		return executor.FieldErrorf("digest", "%w", err)
 	}
+	if !c.mayRead(d) { // whether it is there or not
+		return executor.Errorf(executor.Denied, "no result on this connection names the blob %v; run its task again on this one, and read it then", d)
+	}
 	if v.s.config.Blobs == nil {
 		return executor.Errorf(executor.Unsupported, "this executor keeps no blobs; use what results hold themselves")
 	}
@@ -336,7 +341,7 @@ func (v service) readBlob(m *pb.Digest, stream pb.Executor_ReadBlobServer) error
 		return err
 	}
 	defer v.s.blobs.Done()
-	r, err := v.s.config.Blobs.OpenBlob(stream.Context(), c.caller, d)
+	r, err := v.s.config.Blobs.OpenBlob(stream.Context(), d)
 	if err != nil {
 		return err
 	}

@@ -166,7 +166,7 @@ func TestRequestsWhoseAnswersAreNotReadAreBounded(t *testing.T) {
 // zeros is a store whose blobs never end.
 type zeros struct{ opened, closed atomic.Int64 }
 
-func (z *zeros) OpenBlob(context.Context, executor.Caller, executor.Digest) (io.ReadCloser, error) {
+func (z *zeros) OpenBlob(context.Context, executor.Digest) (io.ReadCloser, error) {
 	z.opened.Add(1)
 	return z, nil
 }

@@ -1,0 +1,145 @@
+package local
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/sandboxd/sandboxd/executor"
+)
+
+// Access says which caller may have what: the first rule for a caller decides. Without
+// one, root may have everything, and others what a Rule without bounds allows.
+type Access []Rule
+
+// Rule is what some callers may have.
+type Rule struct {
+	// Name is what messages call it.
+	Name string
+	// User or Group is whom the rule is for: a user, also root, or a group's members but for
+	// root. With neither it is for all but root.
+	User, Group *uint32
+	// Networks are the policies that may be asked for; nil is all but full.
+	Networks []executor.NetworkPolicy
+	// Most bounds what a task may ask for. Unlimited is no bound. Zero is what the machine has:
+	// any number, but not to go without, and no more memory than there is. A task that does
+	// not ask gets the default, or this where it is less.
+	Most executor.ResourceLimits
+	// Timeout bounds the timeout; 0 is executor.MaxTimeout.
+	Timeout time.Duration
+	// Tasks is how many of each user's tasks run at once; 0 is as many as there is room for.
+	Tasks int
+}
+
+// rootRule is root's, where no rule names it.
+var rootRule = Rule{
+	Networks: []executor.NetworkPolicy{executor.NetworkIsolated, executor.NetworkLoopback, executor.NetworkControlled, executor.NetworkFull},
+	Most: executor.ResourceLimits{
+		MemoryBytes: executor.Unlimited, PidsMax: executor.Unlimited, TmpBytes: executor.Unlimited, OutputBytes: executor.Unlimited,
+	},
+}
+
+var defaultNetworks = []executor.NetworkPolicy{executor.NetworkIsolated, executor.NetworkLoopback, executor.NetworkControlled}
+
+// rule is the one for c.
+func (a Access) rule(c executor.Caller) Rule {
+	for _, r := range a {
+		if r.matches(c) {
+			return r
+		}
+	}
+	if c.UID == 0 {
+		return rootRule
+	}
+	return Rule{}
+}
+
+func (r Rule) matches(c executor.Caller) bool {
+	switch {
+	case r.User != nil:
+		return c.UID == *r.User
+	case c.UID == 0:
+		return false
+	case r.Group != nil:
+		return c.GID == *r.Group || slices.Contains(c.Groups, *r.Group)
+	}
+	return true
+}
+
+// granted is what a task gets of what it asked for.
+type granted struct {
+	// asked has a bound where the task asked for nothing and the bound is below the default.
+	asked   executor.ResourceLimits
+	timeout time.Duration
+	// logBytes bounds each stream, outputBytes the outputs.
+	logBytes, outputBytes int64
+	tasks                 int
+}
+
+// grant gives a task what it asks for, or refuses it. memory is the machine's.
+func (r Rule) grant(c executor.Caller, s *executor.TaskSpec, memory int64) (g granted, err error) {
+	networks := r.Networks
+	if networks == nil {
+		networks = defaultNetworks
+	}
+	if !slices.Contains(networks, s.Network) {
+		return g, r.denied(c, "network", s.Network.String(), "it to networks", fmt.Sprintf("choose among %v", networks))
+	}
+	g.asked, g.timeout, g.tasks = s.Limits, s.Timeout, r.Tasks
+	for _, f := range []struct {
+		name  string
+		asked *int64
+		most  int64
+		def   int64 // what it is without asking; 0 is no bound
+		free  bool  // whether anyone may go without
+	}{
+		{"memory_bytes", &g.asked.MemoryBytes, r.Most.MemoryBytes, executor.DefaultMemoryBytes, false},
+		{"pids_max", &g.asked.PidsMax, r.Most.PidsMax, executor.DefaultPidsMax, false},
+		{"cpu_quota_us", &g.asked.CPUQuotaUS, r.Most.CPUQuotaUS, 0, true},
+		{"io_weight", &g.asked.IOWeight, r.Most.IOWeight, executor.DefaultIOWeight, false},
+		{"tmp_bytes", &g.asked.TmpBytes, r.Most.TmpBytes, executor.DefaultTmpBytes, false},
+		{"open_files", &g.asked.OpenFiles, r.Most.OpenFiles, executor.DefaultOpenFiles, false},
+		// Its default is two, for streams and for outputs: see below.
+		{"output_bytes", &g.asked.OutputBytes, r.Most.OutputBytes, 1, false},
+	} {
+		most := f.most
+		if most == 0 && f.name == "memory_bytes" {
+			most = max(memory, executor.DefaultMemoryBytes)
+		}
+		switch {
+		case *f.asked == 0 && most > 0 && (f.def == 0 || most < f.def):
+			*f.asked = most
+		case *f.asked == executor.Unlimited && (most > 0 || most == 0 && !f.free):
+			return g, r.denied(c, "limits."+f.name, "unlimited", f.name+` = "unlimited"`, "give a number")
+		case most > 0 && *f.asked > most:
+			return g, r.denied(c, "limits."+f.name, fmt.Sprintf("%d, with a most of %d,", *f.asked, most), "a higher "+f.name, "ask for less")
+		}
+	}
+	g.logBytes, g.outputBytes = executor.DefaultLogBytes, executor.DefaultOutputBytes
+	if n := g.asked.OutputBytes; n > 0 {
+		g.logBytes, g.outputBytes = n, n
+	} else if most := r.Most.OutputBytes; n == 0 && most > 0 {
+		g.logBytes, g.outputBytes = min(g.logBytes, most), min(g.outputBytes, most)
+	}
+	switch {
+	case r.Timeout > 0 && g.timeout > r.Timeout:
+		return g, r.denied(c, "timeout", fmt.Sprintf("%v, with a most of %v,", g.timeout, r.Timeout), "a higher timeout", "ask for less")
+	case g.timeout == 0 && r.Timeout > 0:
+		g.timeout = min(executor.DefaultTimeout, r.Timeout)
+	case g.timeout == 0:
+		g.timeout = executor.DefaultTimeout
+	}
+	return g, nil
+}
+
+// denied says what c may not have, by which rule, and who can do what about it.
+func (r Rule) denied(c executor.Caller, field, what, change, remedy string) error {
+	user := "user " + strconv.FormatUint(uint64(c.UID), 10)
+	e := executor.Errorf(executor.Denied, "%s is more than %s allows %s; %s, or have the administrator give %s there", what, r.Name, user, remedy, change)
+	if r.Name == "" {
+		e = executor.Errorf(executor.Denied, "%s is more than %s may have without an access rule; %s, or have the administrator add an [[access]] rule for it with %s", what, user, remedy, change)
+	}
+	e.Field = field
+	return e
+}

@@ -33,6 +33,7 @@ type task struct {
 	caller executor.Caller
 	paths  *opened
 	root   *rootfs.Rootfs
+	router netpolicy.RouterSpec // of a controlled network
 	// leaveRoot is called once.
 	leaveRoot func() error
 	event     executor.EventFunc
@@ -76,7 +77,7 @@ func (t *task) execute(ctx context.Context) (out *executor.TaskOutput, err error
 	}
 	defer func() { err = errors.Join(err, t.leaveRoot()) }()
 	t.tell(executor.EventQueued)
-	if t.spec.Cache == executor.CacheOff || t.spec.WorkdirMode == executor.WorkdirDirect {
+	if t.spec.Cache == executor.CacheOff || t.spec.WorkdirMode == executor.WorkdirDirect || t.spec.Audit {
 		return t.run(ctx, false)
 	}
 	if t.signature, err = t.sign(ctx, t.spec, t.paths, t.root.Identity()); err != nil {
@@ -108,7 +109,9 @@ func (t *task) namespace() string { return "uid-" + strconv.FormatUint(uint64(t.
 func (t *task) admit() error {
 	s := t.spec
 	if s.Network == executor.NetworkControlled {
-		return executor.Errorf(executor.Unsupported, "network: controlled is not there yet; use isolated or loopback, or full if you may")
+		if err := t.admitNetwork(); err != nil {
+			return err
+		}
 	}
 	if s.Network == executor.NetworkFull && !allowed(t.caller, t.cfg.AllowFull) {
 		return executor.Errorf(executor.Denied, "network: full is the host's own network, which user %d may not have; use isolated or loopback, or have the administrator add the user to callers.full_network_uids", t.caller.UID)
@@ -151,7 +154,7 @@ func (t *task) groupLimits() limits.Limits {
 func (t *task) openRoot() (err error) {
 	network := t.spec.Network.String()
 	if t.spec.Rootfs == "" {
-		t.root, t.leaveRoot, err = t.roots.host(network)
+		t.root, t.leaveRoot, err = t.roots.host(network, t.router.Addresses.Router4)
 		return err
 	}
 	// Whether the caller may see it, before root looks at it.
@@ -160,7 +163,7 @@ func (t *task) openRoot() (err error) {
 		return executor.FieldErrorf("rootfs", "%q: %w; name a directory that you may read", t.spec.Rootfs, err)
 	}
 	defer dir.Close()
-	if t.root, err = t.roots.open(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()), network); err != nil {
+	if t.root, err = t.roots.open(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()), network, t.router.Addresses.Router4); err != nil {
 		return executor.FieldErrorf("rootfs", "%q: %w", t.spec.Rootfs, err)
 	}
 	t.leaveRoot = t.root.Close
@@ -261,7 +264,7 @@ func (t *task) start(ctx context.Context, l *logs) (*sandbox.Sandbox, error) {
 		ID:   "t-" + strings.ToLower(rand.Text()),
 		Root: t.root, Script: t.spec.Script, Argv: t.spec.Argv,
 		Stdio:   [3]*os.File{stdin, l.outW, l.errW},
-		Network: netpolicy.Policy(t.spec.Network), Limits: t.groupLimits(),
+		Network: netpolicy.Policy(t.spec.Network), Router: t.router, Limits: t.groupLimits(),
 		TmpBytes: max(t.limits.TmpBytes, 0), OpenFiles: t.spec.Limits.OpenFiles, Debug: t.spec.Debug,
 		Work: sandbox.Work{Dir: t.paths.work, Hide: t.spec.Outputs, Mode: map[executor.WorkdirMode]sandbox.WorkMode{
 			executor.WorkdirDirect: sandbox.WorkDirect, executor.WorkdirReadonly: sandbox.WorkReadonly,
@@ -354,7 +357,10 @@ func (t *task) judge(box *sandbox.Sandbox, exit sandbox.Exit, s *stops) (*execut
 		return nil, err
 	}
 	out := &executor.TaskOutput{ExitCode: exit.Code, Signal: exit.Signal, Duration: exit.Duration, Usage: executor.Usage(used)}
-	out.Applied = executor.Applied{Network: t.spec.Network.String(), Limits: box.Group().Applied(), Sandbox: box.Found()}
+	if err := t.reportNetwork(box, out); err != nil {
+		return nil, err
+	}
+	out.Applied = executor.Applied{Network: box.Network(), Limits: box.Group().Applied(), Sandbox: box.Found()}
 	cause := s.cause()
 	switch {
 	case events.OOMKills > 0:

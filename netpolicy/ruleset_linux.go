@@ -353,7 +353,7 @@ func (r *ruleset) read() (all []refused, total int64, err error) {
 	return nil, 0, fmt.Errorf("nftables: the counter is not there")
 }
 
-func suffix(fam int) string { return []string{"4", "6"}[fam] }
+func suffix(fam int) string { return []string{"_4", "_6"}[fam] }
 
 // The vocabulary of rules. Each part loads what it looks at into the first register.
 

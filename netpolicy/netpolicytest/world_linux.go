@@ -155,7 +155,7 @@ func (w *World) uplink(t testing.TB) error {
 	if err != nil {
 		return err
 	}
-	if err := in.LinkSetUp(wan); err != nil {
+	if err := errors.Join(in.LinkSetIP6AddrGenMode(wan, 1), in.LinkSetUp(wan)); err != nil {
 		return err
 	}
 	return ready("up0", "lo", []string{Host4 + "/24", Host6 + "/64"}, nil, []string{Gate4, Gate6})
@@ -174,6 +174,11 @@ func ready(link, lo string, own, more, gates []string) error {
 		l, err := netlink.LinkByName(name)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
+		}
+		if name == link { // else it has an address of its own, some time later
+			if err := netlink.LinkSetIP6AddrGenMode(l, 1); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
 		}
 		if err := netlink.LinkSetUp(l); err != nil {
 			return fmt.Errorf("%s: %w", name, err)

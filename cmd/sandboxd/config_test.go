@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,6 +30,9 @@ log_level = "debug"
 allow_unenforced = true
 [callers]
 full_network_uids = [1000, 1001]
+[network]
+deny = ["10.0.0.0/8", "2001:db8::1"]
+resolv_conf = "/etc/other.conf"
 `), "")
 	if err != nil {
 		t.Fatal(err)
@@ -39,6 +43,23 @@ full_network_uids = [1000, 1001]
 	if c.Socket != "/run/x.sock" || c.StateDir != "/var/lib/sandboxd" || c.CacheMaxBytes != 5<<30 || c.MaxParallel != 3 ||
 		c.ShutdownGrace.Duration != 90*time.Second || !c.Limits.AllowUnenforced || len(c.Callers.FullNetworkUIDs) != 2 {
 		t.Errorf("%+v", c)
+	}
+	l, err := localConfig(c)
+	if err != nil || fmt.Sprint(l.Deny) != "[10.0.0.0/8 2001:db8::1/128]" || l.ResolvConf != "/etc/other.conf" {
+		t.Errorf("%v %q, %v", l.Deny, l.ResolvConf, err)
+	}
+}
+
+// TestConfigDeny: the defaults hold unless the key is there, even if it holds nothing.
+func TestConfigDeny(t *testing.T) {
+	for text, want := range map[string]bool{"": true, "[network]\ndeny = []": false} {
+		c, err := readConfig(writeConfig(t, text), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l, err := localConfig(c); err != nil || (l.Deny == nil) != want {
+			t.Errorf("%q: %v, %v", text, l.Deny, err)
+		}
 	}
 }
 
@@ -58,6 +79,8 @@ func TestCheckConfig(t *testing.T) {
 		{"\nsokcet = 1", `c.toml:2:1: key "sokcet" is unknown`},
 		{"[limits]\nallow = true", `c.toml:2:1: key "limits.allow" is unknown`},
 		{"max_parallel = \"x\"", "c.toml:1:"},
+		{"[network]\ndeny = [\"10.0.0.1/8\"]", "network.deny: \"10.0.0.1/8\" has bits beyond its length; write 10.0.0.0/8"},
+		{"[network]\ndeny = [\"example\"]", "network.deny: \"example\" is not an address"},
 		{"max_parallel = ", "c.toml:1:"},
 		{"shutdown_grace = 30", "duration"},
 		{"shutdown_grace = \"soon\"", `"soon" is not a duration`},

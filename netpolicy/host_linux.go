@@ -18,11 +18,31 @@ type Manager struct {
 	cfg  Config
 	deny denyList
 	net  *netlink.Handle // in the daemon's own namespace
-	ipv6 bool
+	// relayed has a place for each connection and flow of all tasks.
+	relayed chan struct{}
+	ipv6    bool
 
 	mu     sync.Mutex
 	probed bool
 }
+
+// What is relayed for all tasks together leaves half of the open files that the daemon may have to others.
+const (
+	relayedFiles           = 6 // two sockets, and two pipes for splice(2)
+	minRelayed, maxRelayed = 16, 1 << 16
+)
+
+// take reports whether there is a place to relay one connection more; give gives it back.
+func (m *Manager) take() bool {
+	select {
+	case m.relayed <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (m *Manager) give() { <-m.relayed }
 
 // Open makes a Manager. It changes nothing.
 func Open(cfg Config) (*Manager, error) {
@@ -39,7 +59,13 @@ func Open(cfg Config) (*Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("netpolicy: netlink: %w", err)
 	}
-	m := &Manager{cfg: cfg, deny: denyList{cfg.Deny}, net: h}
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
+		h.Close()
+		return nil, fmt.Errorf("netpolicy: limit of open files: %w", err)
+	}
+	most := max(minRelayed, min(files.Cur/2/relayedFiles, maxRelayed))
+	m := &Manager{cfg: cfg, deny: denyList{cfg.Deny}, net: h, relayed: make(chan struct{}, most)}
 	_, err = os.Stat("/proc/net/if_inet6")
 	m.ipv6 = err == nil
 	return m, nil

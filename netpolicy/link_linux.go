@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -122,12 +123,33 @@ func link(a Addresses, task *os.File) (found string, err error) {
 	if err := joinTask(in, out, a); err != nil {
 		return "", err
 	}
+	if err := running(h, gw.Attrs().Index); err != nil {
+		return "", err
+	}
 	for _, addr := range a.tasks() {
 		if err := reachable(h, gw, addr, taskMAC); err != nil {
 			return "", err
 		}
 	}
 	return verify(in, out, a)
+}
+
+// running waits until what is sent by a link arrives. The kernel lets a link that was set up before its
+// peer drop all until it has noticed that the peer is up, too, which it does in its own time; the other
+// is ready at once.
+func running(h *netlink.Handle, index int) error {
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(100 * time.Microsecond) {
+		l, err := h.LinkByIndex(index)
+		if err != nil {
+			return fmt.Errorf("veth: %w", err)
+		}
+		if l.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("veth: the link stays %s", l.Attrs().OperState)
+		}
+	}
 }
 
 // reachable makes addr known at the other end of dev.

@@ -134,16 +134,17 @@ func (r *Router) acceptTCP(l *net.TCPListener) {
 			}
 			continue
 		}
-		select {
-		case r.tcp <- struct{}{}:
-			r.work.Go(func() {
-				defer func() { <-r.tcp }()
-				r.relayTCP(c)
-			})
-		default:
+		if r.tcp.Add(1) > maxTCP || !r.m.take() {
+			r.tcp.Add(-1)
 			r.refuse("tcp", destination(c), "", tooMany, 1)
 			reset(c)
+			continue
 		}
+		r.work.Go(func() {
+			defer r.tcp.Add(-1)
+			defer r.m.give()
+			r.relayTCP(c)
+		})
 	}
 }
 
@@ -305,22 +306,20 @@ func (r *Router) flow(key flowKey) *flow {
 	if !ok || r.flows.closed {
 		return nil
 	}
-	if len(r.flows.all) >= maxUDP {
+	if len(r.flows.all) >= maxUDP || !r.m.take() {
 		r.refuse("udp", key.to, "", tooMany, 1)
 		return nil
 	}
-	up, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(key.to))
+	f, err := r.open(key)
 	if err != nil {
-		return nil
+		r.m.give()
+		return nil // as on any network: no answer comes
 	}
-	f := &flow{rule: rule, up: up}
-	if err := r.ns.do(func() (err error) { f.task, err = answerer(key); return err }); err != nil {
-		up.Close()
-		return nil
-	}
+	f.rule = rule
 	f.last.Store(time.Now().UnixNano())
 	r.flows.all[key] = f
 	r.work.Go(func() {
+		defer r.m.give()
 		var both sync.WaitGroup
 		both.Go(func() { f.copy(f.up, f.task, &f.sent) })
 		both.Go(func() { f.copy(f.task, f.up, &f.received) })
@@ -331,6 +330,19 @@ func (r *Router) flow(key flowKey) *flow {
 		r.account(rule, 1, f.sent.Load(), f.received.Load())
 	})
 	return f
+}
+
+// open makes the sockets of a flow.
+func (r *Router) open(key flowKey) (*flow, error) {
+	up, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(key.to))
+	if err != nil {
+		return nil, err
+	}
+	f := &flow{up: up}
+	if err := r.ns.do(func() (err error) { f.task, err = answerer(key); return err }); err != nil {
+		return nil, errors.Join(err, up.Close())
+	}
+	return f, nil
 }
 
 // answerer makes the socket that a flow's answers come from. It runs in the router's namespace.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -30,7 +31,7 @@ type Router struct {
 	cancel  context.CancelFunc
 	work    sync.WaitGroup
 	undo    []func() error
-	tcp     chan struct{}
+	tcp     atomic.Int64 // connections
 	relayed []*net.TCPListener
 	flows   flows
 	live    liveConns
@@ -42,7 +43,7 @@ type Router struct {
 
 // Start makes a Router, in a namespace of its own. The task's end of the link comes with Attach.
 func (m *Manager) Start(spec RouterSpec) (_ *Router, err error) {
-	r := &Router{m: m, spec: spec, ledger: newLedger(&spec), tcp: make(chan struct{}, maxTCP)}
+	r := &Router{m: m, spec: spec, ledger: newLedger(&spec)}
 	r.flows.all, r.live.all = map[flowKey]*flow{}, map[net.Conn]bool{}
 	r.life, r.cancel = context.WithCancel(context.Background())
 	if r.ns, err = newNamespace(); err != nil {

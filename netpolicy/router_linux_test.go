@@ -493,7 +493,7 @@ func TestRelayOfUDP(t *testing.T) {
 			back := make([]byte, 1<<16)
 			n, from, err := p.ReadFrom(back)
 			if err != nil || from.String() != to.String() || !bytes.Equal(back[:n], data) {
-				t.Fatalf("%d bytes to %s: %d bytes from %v, %v", size, to, n, from, err)
+				t.Fatalf("%d bytes to %s, which saw %d: %d bytes from %v, %v; %+v", size, to, b.world.Seen("udp "+to.String()), n, from, err, b.finish())
 			}
 			sent += int64(size)
 		}
@@ -589,6 +589,11 @@ func TestAudit(t *testing.T) {
 
 // TestManyConnections: what is beyond the bound is refused, and told of.
 func TestManyConnections(t *testing.T) {
+	testutil.RequireRoot(t)
+	most := unix.Rlimit{Cur: 20 * maxTCP, Max: 1 << 20} // both ends, and the relay between
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &most); err != nil {
+		t.Fatal(err)
+	}
 	b := newBench(t, Config{}, RouterSpec{Rules: []Rule{rule("0.0.0.0/0", 7, "tcp")}})
 	for range maxTCP {
 		c, err := b.dial("tcp", netpolicytest.Web4+":7")
@@ -602,6 +607,27 @@ func TestManyConnections(t *testing.T) {
 	}
 	b.mustRefuse("tcp", netpolicytest.Web4+":7", unix.ECONNRESET, unix.EPIPE, io.EOF)
 	wantLines(t, b.finish().lines(), []string{"1 tcp 203.0.113.10:7: too many connections at once"})
+}
+
+// TestManyConnectionsOfAll: all tasks together leave descriptors to others.
+func TestManyConnectionsOfAll(t *testing.T) {
+	b := newBench(t, Config{}, RouterSpec{Rules: []Rule{rule("0.0.0.0/0", 7, "both")}})
+	b.m.relayed = make(chan struct{}, 1)
+	b.mustEcho("udp", netpolicytest.Web4+":7") // its flow goes on
+	b.mustRefuse("tcp", netpolicytest.Web4+":7", unix.ECONNRESET, unix.EPIPE, io.EOF)
+	c, err := b.dial("udp", netpolicytest.Other4+":7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(100 * time.Millisecond)) // nothing is to come
+	if err := again(c); err == nil {
+		t.Error("a flow too many was let through")
+	}
+	b.finish()
+	if n := len(b.m.relayed); n > 0 {
+		t.Errorf("%d places were not given back", n)
+	}
 }
 
 // TestManyRefusals: a report has a bound, and its total has none.

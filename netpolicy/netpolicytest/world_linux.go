@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
@@ -158,7 +159,16 @@ func (w *World) uplink(t testing.TB) error {
 	if err := errors.Join(in.LinkSetIP6AddrGenMode(wan, 1), in.LinkSetUp(wan)); err != nil {
 		return err
 	}
-	return ready("up0", "lo", []string{Host4 + "/24", Host6 + "/64"}, nil, []string{Gate4, Gate6})
+	if err := ready("up0", "lo", []string{Host4 + "/24", Host6 + "/64"}, nil, []string{Gate4, Gate6}); err != nil {
+		return err
+	}
+	// As it was up before its peer, it sends nothing until the kernel has noticed that.
+	for {
+		if wan, err = in.LinkByName("wan0"); err != nil || wan.Attrs().OperState == netlink.OperUp {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func (w *World) handle() (*netlink.Handle, error) {

@@ -40,6 +40,8 @@ func TestOnlyImporter(t *testing.T) {
 		"github.com/containerd/cgroups":        "limits",
 		"github.com/vishvananda/netlink":       "netpolicy",
 		"github.com/google/nftables":           "netpolicy",
+		"github.com/miekg/dns":                 "netpolicy",
+		module + "netpolicy/netpolicytest":     "none",
 		"google.golang.org/grpc":               "executor/rpc",
 		"github.com/bazelbuild/remote-apis":    "cache",
 		module + "executor/executorpb":         "executor/rpc",

@@ -131,7 +131,9 @@ const (
 	NetworkIsolated NetworkPolicy = ""
 	// NetworkLoopback is a network namespace with its own loopback up.
 	NetworkLoopback NetworkPolicy = "loopback"
-	// NetworkControlled is an allow-list of destinations: see TaskSpec.Allow.
+	// NetworkControlled is an allow-list of destinations: see TaskSpec.Allow. What is not on it is
+	// refused at once. What is, is connected before the destination is: where that
+	// refuses, the connection is reset.
 	NetworkControlled NetworkPolicy = "controlled"
 	// NetworkFull is the host's network; for callers who may.
 	NetworkFull NetworkPolicy = "full"

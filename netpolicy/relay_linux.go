@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -393,7 +394,10 @@ func (f *flow) pass(to *net.UDPConn, b []byte, count *atomic.Int64) {
 // copy passes datagrams on until the flow was idle, or either end has gone.
 func (f *flow) copy(to, from *net.UDPConn, count *atomic.Int64) {
 	defer f.close()
-	b := make([]byte, 1<<16)
+	raw, err := from.SyscallConn()
+	if err != nil {
+		return
+	}
 	for {
 		idle := time.Since(time.Unix(0, f.last.Load()))
 		if idle >= idleUDP {
@@ -402,13 +406,28 @@ func (f *flow) copy(to, from *net.UDPConn, count *atomic.Int64) {
 		if err := from.SetReadDeadline(time.Now().Add(idleUDP - idle)); err != nil {
 			return
 		}
-		n, err := from.Read(b)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			continue
-		}
-		if err != nil {
+		err := receive(raw, func(b []byte) { f.pass(to, b, count) })
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return
 		}
-		f.pass(to, b[:n], count)
 	}
+}
+
+// datagrams are buffers, of which a flow has one only while it has something to pass on.
+var datagrams = sync.Pool{New: func() any { return new([1 << 16]byte) }}
+
+// receive waits for one datagram.
+func receive(c syscall.RawConn, use func([]byte)) error {
+	var failed error
+	err := c.Read(func(fd uintptr) bool {
+		b := datagrams.Get().(*[1 << 16]byte)
+		defer datagrams.Put(b)
+		n, err := unix.Read(int(fd), b[:])
+		if err == nil {
+			use(b[:n])
+		}
+		failed = err
+		return err != unix.EAGAIN && err != unix.EINTR
+	})
+	return errors.Join(err, failed)
 }

@@ -334,7 +334,7 @@ func TestNetworkAudit(t *testing.T) {
 	for range 2 { // never from the cache
 		o, r := n.try(tries, "--audit")
 		o.check(t, want)
-		if needed := []string{"[2001:db8:2::11]:7/tcp", "203.0.113.11:7/udp", "web.example:7/tcp"}; !slices.Equal(r.Needed, needed) || r.Cached {
+		if needed := []string{"203.0.113.11:7/udp", "[2001:db8:2::11]:7/tcp", "web.example:7/tcp"}; !slices.Equal(r.Needed, needed) || r.Cached {
 			t.Fatalf("needed %q, cached: %t; want %q", r.Needed, r.Cached, needed)
 		}
 		if r.DeniedTotal != 3 {

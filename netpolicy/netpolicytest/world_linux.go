@@ -163,12 +163,12 @@ func (w *World) uplink(t testing.TB) error {
 		return err
 	}
 	// As it was up before its peer, it sends nothing until the kernel has noticed that.
-	for {
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		if wan, err = in.LinkByName("wan0"); err != nil || wan.Attrs().OperState == netlink.OperUp {
 			return err
 		}
-		time.Sleep(time.Millisecond)
 	}
+	return fmt.Errorf("wan0 stays %s", wan.Attrs().OperState)
 }
 
 func (w *World) handle() (*netlink.Handle, error) {

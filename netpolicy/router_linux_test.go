@@ -620,8 +620,11 @@ func TestManyConnections(t *testing.T) {
 
 // TestManyConnectionsOfAll: all tasks together leave descriptors to others.
 func TestManyConnectionsOfAll(t *testing.T) {
-	b := newBench(t, Config{}, RouterSpec{Rules: []Rule{rule("0.0.0.0/0", 7, "both")}})
+	require(t)
+	b := &bench{t: t, world: netpolicytest.NewWorld(t, nil)}
+	b.m = newManager(t, b.world, Config{})
 	b.m.relayed = make(chan struct{}, 1)
+	b.attach(RouterSpec{Rules: []Rule{rule("0.0.0.0/0", 7, "both")}})
 	b.mustEcho("udp", netpolicytest.Web4+":7") // its flow goes on
 	b.mustRefuse("tcp", netpolicytest.Web4+":7", unix.ECONNRESET, unix.EPIPE, io.EOF)
 	b.mustHearNothing(netpolicytest.Other4 + ":7")

@@ -719,7 +719,6 @@ func TestNothingIsLeft(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer task.close()
-			b := &bench{t: t, world: w, m: m}
 			spec := RouterSpec{Rules: []Rule{rule("web.example", 7, "both"), rule("10.0.0.0/8", 0, "both")}}
 			if spec.Addresses, err = m.Addresses(spec.Rules); err != nil {
 				t.Fatal(err)
@@ -728,7 +727,7 @@ func TestNothingIsLeft(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			b.router = r
+			defer r.Close()
 			if _, err := r.Attach(task.file); err != nil {
 				t.Fatal(err)
 			}

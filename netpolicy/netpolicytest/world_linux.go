@@ -87,6 +87,7 @@ type World struct {
 	ResolvConf string
 
 	mu    sync.Mutex
+	conns map[net.Conn]bool
 	names map[string]Answer
 	asked []string
 	seen  map[string]int
@@ -105,7 +106,7 @@ type Answer struct {
 // NewWorld makes a World, with the current namespace as its host if host is nil. It ends with the test.
 func NewWorld(t testing.TB, host *Namespace) *World {
 	t.Helper()
-	w := &World{Host: host, Internet: NewNamespace(t), names: map[string]Answer{}, seen: map[string]int{}}
+	w := &World{Host: host, Internet: NewNamespace(t), conns: map[net.Conn]bool{}, names: map[string]Answer{}, seen: map[string]int{}}
 	w.ResolvConf = filepath.Join(t.TempDir(), "resolv.conf")
 	if err := os.WriteFile(w.ResolvConf, []byte("nameserver "+Resolver+"\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -228,6 +229,11 @@ func (w *World) serve(t testing.TB) {
 		for _, c := range open {
 			c.Close()
 		}
+		w.mu.Lock()
+		for c := range w.conns {
+			c.Close() // of a test that failed, the other end may stay open
+		}
+		w.mu.Unlock()
 		servers.Wait()
 	})
 	w.Internet.Do(t, func() error {
@@ -295,8 +301,16 @@ func (w *World) accept(l net.Listener, web bool) {
 			return
 		}
 		w.saw("tcp " + l.Addr().String())
+		w.mu.Lock()
+		w.conns[c] = true
+		w.mu.Unlock()
 		conns.Go(func() {
-			defer c.Close()
+			defer func() {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				delete(w.conns, c)
+				c.Close()
+			}()
 			if !web {
 				// Not by splice(2), whose pipes stay for a while.
 				io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c}) //nolint:errcheck // the other end is the test

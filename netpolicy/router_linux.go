@@ -66,7 +66,10 @@ func (m *Manager) Start(spec RouterSpec) (_ *Router, err error) {
 	if err := r.rules.install(&spec, append(own, m.cfg.Deny...)); err != nil {
 		return nil, err
 	}
-	return r, r.listen()
+	if err := r.listen(); err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 // listen opens the sockets of the relay and the resolver, in the namespace, and serves them.

@@ -808,3 +808,35 @@ func TestRuleset(t *testing.T) {
 		})
 	}
 }
+
+// TestFailuresLeaveNothing: neither a router that cannot be made, nor a link.
+func TestFailuresLeaveNothing(t *testing.T) {
+	require(t)
+	m := newManager(t, netpolicytest.NewWorld(t, nil), Config{})
+	a, err := m.Addresses(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := rule("192.0.2.0/24", 0, "tcp")
+	bad.Ports = []Ports{{1, 10}, {5, 20}} // which the kernel does not take
+	if r, err := m.Start(RouterSpec{Addresses: a, Rules: []Rule{bad}}); err == nil || r != nil {
+		t.Errorf("%v, %v", r, err)
+	}
+	if r, err := m.Start(RouterSpec{Addresses: Addresses{Task4: a.Task4, Router4: netip.MustParseAddr("127.0.0.1")}}); err == nil || r != nil {
+		t.Errorf("with an address that is there: %v, %v", r, err)
+	}
+	r, err := m.Start(RouterSpec{Addresses: a})
+	if err != nil {
+		t.Fatal(err)
+	}
+	task := netpolicytest.NewNamespace(t)
+	if _, err := r.Attach(task.File); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Attach(task.File); err == nil {
+		t.Error("a second link was made")
+	}
+	if err := errors.Join(r.Close(), r.Close()); err != nil {
+		t.Error(err)
+	}
+}

@@ -561,24 +561,25 @@ func TestOtherProtocols(t *testing.T) {
 
 // TestForgedSource: who has another's address as source, which takes capabilities that no task has, reaches nothing.
 func TestForgedSource(t *testing.T) {
-	b := newBench(t, Config{}, RouterSpec{Rules: []Rule{rule("0.0.0.0/0", 0, "both")}})
-	b.task.Do(t, func() error {
-		d := net.Dialer{Timeout: 100 * time.Millisecond, LocalAddr: &net.UDPAddr{IP: net.ParseIP("192.0.2.77")}, Control: func(_, _ string, c syscall.RawConn) (err error) {
-			e := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_TRANSPARENT, 1) })
-			return errors.Join(e, err)
-		}}
-		c, err := d.Dial("udp", netpolicytest.Web4+":7")
-		if err != nil {
+	b := newBench(t, Config{}, RouterSpec{Rules: []Rule{rule("0.0.0.0/0", 0, "both"), rule("::/0", 0, "both")}})
+	for from, to := range map[string]string{"192.0.2.77": netpolicytest.Web4, "2001:db8:1::77": netpolicytest.Web6} {
+		to = net.JoinHostPort(to, "7")
+		b.task.Do(t, func() error {
+			d := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(from)}, Control: func(network, _ string, c syscall.RawConn) error {
+				return transparent(network, "", c)
+			}}
+			c, err := d.Dial("udp", to)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			_, err = c.Write([]byte("x"))
 			return err
+		})
+		b.mustEcho("udp", to)
+		if n := b.world.Seen("udp " + to); n != 1 {
+			t.Errorf("%d datagrams arrived at %s, want 1", n, to)
 		}
-		defer c.Close()
-		_, err = c.Write([]byte("x"))
-		return err
-	})
-	b.mustEcho("udp", netpolicytest.Web4+":7")
-	b.finish()
-	if n := b.world.Seen("udp " + netpolicytest.Web4 + ":7"); n != 1 {
-		t.Errorf("%d datagrams arrived, want 1", n)
 	}
 }
 

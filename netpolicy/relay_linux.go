@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -41,11 +42,46 @@ type liveConns struct {
 	mu      sync.Mutex
 	closed  bool
 	all     map[net.Conn]bool
-	sending int           // how many of them the task may still send by
-	quiet   chan struct{} // if set, closed when none is
+	sending int // how many of them the task may still send by
 }
 
-// add reports whether there is still a place for c. Whoever adds one calls sent.
+// accept waits for a connection, and counts it as one that the task may still send by: whoever
+// has it calls sent. Taken and counted is one step, which drain relies upon.
+func (l *liveConns) accept(from *net.TCPListener) (*net.TCPConn, error) {
+	raw, err := from.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var fd int
+	var failed error
+	err = raw.Read(func(listener uintptr) bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if fd, _, failed = unix.Accept4(int(listener), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC); failed == nil {
+			l.sending++
+		}
+		return failed != unix.EAGAIN
+	})
+	if err = errors.Join(err, failed); err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "tcp")
+	defer f.Close() // FileConn has its own
+	c, err := net.FileConn(f)
+	if err != nil {
+		l.sent()
+		return nil, err
+	}
+	return c.(*net.TCPConn), nil
+}
+
+func (l *liveConns) sent() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sending--
+}
+
+// add reports whether there is still a place for c.
 func (l *liveConns) add(c net.Conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -53,17 +89,7 @@ func (l *liveConns) add(c net.Conn) bool {
 		return false
 	}
 	l.all[c] = true
-	l.sending++
 	return true
-}
-
-func (l *liveConns) sent() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.sending--; l.sending == 0 && l.quiet != nil {
-		close(l.quiet)
-		l.quiet = nil
-	}
 }
 
 func (l *liveConns) remove(c net.Conn) {
@@ -74,28 +100,15 @@ func (l *liveConns) remove(c net.Conn) {
 
 // drain waits a while until all that a task has sent, which is dead by now, is passed on.
 func (l *liveConns) drain(from []*net.TCPListener) {
-	over := time.After(drainTime)
-	for _, x := range from {
-		for waiting(x) > 0 {
-			select {
-			case <-over:
-				return
-			case <-time.After(time.Millisecond):
-			}
-		}
+	for end := time.Now().Add(drainTime); l.pending(from) && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
 	}
+}
+
+func (l *liveConns) pending(from []*net.TCPListener) bool {
 	l.mu.Lock()
-	quiet := make(chan struct{})
-	if l.sending > 0 {
-		l.quiet = quiet
-	} else {
-		close(quiet)
-	}
-	l.mu.Unlock()
-	select {
-	case <-quiet:
-	case <-over:
-	}
+	defer l.mu.Unlock()
+	return l.sending > 0 || slices.ContainsFunc(from, func(x *net.TCPListener) bool { return waiting(x) > 0 })
 }
 
 // waiting is how many connections wait to be accepted: tcp_get_info() has that of listeners.
@@ -115,7 +128,7 @@ func waiting(l *net.TCPListener) (n uint32) {
 func (l *liveConns) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.closed, l.quiet = true, nil
+	l.closed = true
 	for c := range l.all {
 		c.Close()
 	}
@@ -123,7 +136,7 @@ func (l *liveConns) close() {
 
 func (r *Router) acceptTCP(l *net.TCPListener) {
 	for {
-		c, err := l.AcceptTCP()
+		c, err := r.live.accept(l)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -139,6 +152,7 @@ func (r *Router) acceptTCP(l *net.TCPListener) {
 			r.tcp.Add(-1)
 			r.refuse("tcp", destination(c), "", tooMany, 1)
 			reset(c)
+			r.live.sent()
 			continue
 		}
 		r.work.Go(func() {
@@ -162,6 +176,8 @@ func reset(c *net.TCPConn) {
 
 // relayTCP passes on one connection of the task's.
 func (r *Router) relayTCP(task *net.TCPConn) {
+	sentAll := sync.OnceFunc(r.live.sent)
+	defer sentAll()
 	to := destination(task)
 	rule, ok := r.allow("tcp", to)
 	if !ok || !r.live.add(task) {
@@ -169,8 +185,6 @@ func (r *Router) relayTCP(task *net.TCPConn) {
 		return
 	}
 	defer r.live.remove(task)
-	sentAll := sync.OnceFunc(r.live.sent)
-	defer sentAll()
 	d := net.Dialer{Timeout: dialTime}
 	c, err := d.DialContext(r.life, "tcp", to.String())
 	if err != nil {
@@ -185,24 +199,33 @@ func (r *Router) relayTCP(task *net.TCPConn) {
 	var sent, received int64
 	var upErr, downErr error
 	var both sync.WaitGroup
-	both.Go(func() {
-		defer sentAll()
-		sent, upErr = pass(up, task)
-	})
-	both.Go(func() { received, downErr = pass(task, up) })
-	both.Wait()
-	if upErr != nil || downErr != nil {
-		reset(up)
-		reset(task)
-	} else {
+	// Where one way breaks, so does the other. When the Router ends, though, what is on its way
+	// from the task is left to the kernel.
+	end := func(broken bool) {
+		if broken && r.life.Err() == nil {
+			reset(up)
+			reset(task)
+		}
 		up.Close()
 		task.Close()
 	}
+	both.Go(func() {
+		defer sentAll()
+		if sent, upErr = pass(up, task); upErr != nil {
+			end(true)
+		}
+	})
+	both.Go(func() {
+		if received, downErr = pass(task, up); downErr != nil {
+			end(true)
+		}
+	})
+	both.Wait()
+	end(false)
 	r.account(rule, 1, sent, received)
 }
 
-// pass copies one way until its end, and passes that on as well. Where one way breaks, so does
-// the other.
+// pass copies one way until its end, and passes that on as well.
 func pass(to, from *net.TCPConn) (int64, error) {
 	n, err := io.Copy(to, from)
 	if err == nil {
@@ -210,12 +233,7 @@ func pass(to, from *net.TCPConn) (int64, error) {
 		if errors.Is(err, unix.ENOTCONN) { // it has gone meanwhile
 			err = nil
 		}
-		return n, err
 	}
-	from.SetLinger(0) //nolint:errcheck // then it is only closed
-	to.SetLinger(0)   //nolint:errcheck // as well
-	from.Close()
-	to.Close()
 	return n, err
 }
 

@@ -330,7 +330,10 @@ func openRoots(dir string) (*roots, error) {
 func (r *roots) host(network string, nameserver netip.Addr) (_ *rootfs.Rootfs, leave func() error, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key := fmt.Sprint(network, " ", nameserver) // few: see netpolicy.Manager.Addresses
+	key := network
+	if nameserver.IsValid() { // one of few: see netpolicy.Manager.Addresses
+		key += " " + nameserver.String()
+	}
 	x := r.all[key]
 	if x == nil || !x.Fresh() {
 		next, err := r.open("", network, nameserver)

@@ -62,7 +62,8 @@ const (
 // is in the CAS under its digest.
 const InlineBytes = 64 << 10
 
-// MaxListed bounds UndeclaredWrites and MissingOutputs in a TaskOutput.
+// MaxListed bounds UndeclaredWrites, MissingOutputs, DeniedConnections, NetworkTraffic and
+// NeededAllow in a TaskOutput, each.
 const MaxListed = 1000
 
 // TaskOutput is what became of a task.
@@ -98,6 +99,43 @@ type TaskOutput struct {
 	UndeclaredTotal  int64    `json:"undeclared_total,omitempty"`
 	// MissingOutputs are declared outputs that a task which exited 0 did not make.
 	MissingOutputs []string `json:"missing_outputs,omitempty"`
+
+	// DeniedConnections are what NetworkControlled refused, MaxListed at most; DeniedTotal
+	// counts all attempts.
+	DeniedConnections []DeniedConnection `json:"denied_connections,omitempty"`
+	DeniedTotal       int64              `json:"denied_total,omitempty"`
+	// NetworkTraffic is what it let through, by rule.
+	NetworkTraffic []RuleTraffic `json:"network_traffic,omitempty"`
+	// NeededAllow is, of an audit, the TaskSpec.Allow that would have let it all through.
+	NeededAllow []string `json:"needed_allow,omitempty"`
+}
+
+// DeniedConnection is a destination that was refused to a task.
+type DeniedConnection struct {
+	// Protocol is tcp, udp, icmp, icmpv6 or the number of another; dns for a name that was
+	// not resolved, or an address that was left out of its answer.
+	Protocol string `json:"protocol"`
+	// Address is the destination; empty for a name.
+	Address string `json:"address,omitempty"`
+	// Port is 0 where the protocol has none.
+	Port int `json:"port,omitempty"`
+	// Name is the one that was resolved to Address, if any was.
+	Name string `json:"name,omitempty"`
+	// Count is how many attempts there were.
+	Count int64 `json:"count"`
+	// Rule is what refused it: an entry of the deny list, or that no rule allows it.
+	Rule string `json:"rule"`
+}
+
+// RuleTraffic is what passed by one rule.
+type RuleTraffic struct {
+	// Rule is in canonical form; of an audit, the one that was needed.
+	Rule string `json:"rule"`
+	// Connections counts those of TCP and the flows of UDP.
+	Connections int64 `json:"connections"`
+	// Sent and Received are bytes of payload, as the task sees them.
+	Sent     int64 `json:"sent_bytes"`
+	Received int64 `json:"received_bytes"`
 }
 
 // Success reports whether the task exited by itself with code 0 and left all
@@ -116,13 +154,19 @@ func (o *TaskOutput) size() int {
 	for _, f := range o.OutputFiles {
 		n += len(f.Path) + len(f.Digest.Hash) + len(f.Target) + 2*frame
 	}
-	for _, list := range [][]string{o.UndeclaredWrites, o.MissingOutputs, o.Applied.Sandbox} {
+	for _, list := range [][]string{o.UndeclaredWrites, o.MissingOutputs, o.Applied.Sandbox, o.NeededAllow} {
 		for _, s := range list {
 			n += len(s) + frame
 		}
 	}
 	for k, v := range o.Applied.Limits {
 		n += len(k) + len(v) + frame
+	}
+	for _, d := range o.DeniedConnections {
+		n += len(d.Protocol) + len(d.Address) + len(d.Name) + len(d.Rule) + 2*frame
+	}
+	for _, r := range o.NetworkTraffic {
+		n += len(r.Rule) + 2*frame
 	}
 	return n
 }
@@ -172,7 +216,7 @@ type Usage struct {
 
 // Applied is what was in force, as read back from the kernel.
 type Applied struct {
-	// Network is the policy.
+	// Network is the policy, and of NetworkControlled what was found in the task's network.
 	Network string `json:"network"`
 	// Limits maps the kernel's own file (memory.max, pids.max, …) to its value.
 	Limits map[string]string `json:"limits"`

@@ -77,6 +77,13 @@ type TaskSpec struct {
 	Timeout time.Duration `json:"timeout,omitempty"`
 	// Network is what the task reaches.
 	Network NetworkPolicy `json:"network,omitempty"`
+	// Allow are the destinations that NetworkControlled permits, as ParseAllow reads them; all else
+	// is refused at once. The executor's own deny list goes before them.
+	Allow []string `json:"allow,omitempty"`
+	// Audit, with NetworkControlled, permits all that the executor's deny list does not
+	// refuse, and reports in TaskOutput.NeededAllow which rules would have been needed. The
+	// result is not cached.
+	Audit bool `json:"audit,omitempty"`
 	// Limits is what the task may use.
 	Limits ResourceLimits `json:"limits"`
 	// Debug permits ptrace within the sandbox.
@@ -124,7 +131,9 @@ const (
 	NetworkIsolated NetworkPolicy = ""
 	// NetworkLoopback is a network namespace with its own loopback up.
 	NetworkLoopback NetworkPolicy = "loopback"
-	// NetworkControlled is an allow-list of destinations.
+	// NetworkControlled is an allow-list of destinations: see TaskSpec.Allow. What is not on it is
+	// refused at once. What is, is connected before the destination is: where that
+	// refuses, the connection is reset.
 	NetworkControlled NetworkPolicy = "controlled"
 	// NetworkFull is the host's network; for callers who may.
 	NetworkFull NetworkPolicy = "full"

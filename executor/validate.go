@@ -17,7 +17,7 @@ func (t *TaskSpec) Validate() error {
 	}
 	for _, check := range []func() error{
 		t.checkNames, t.checkCommand, t.checkPaths, t.checkEnv, t.checkOutputs,
-		t.checkInputs, t.checkModes, t.Limits.validate,
+		t.checkInputs, t.checkModes, t.checkNetwork, t.Limits.validate,
 	} {
 		if err := check(); err != nil {
 			return err
@@ -50,6 +50,9 @@ func (t *TaskSpec) size() int {
 		n += len(i.Host) + len(i.Sandbox) + frame
 	}
 	for _, s := range t.DepSignatures {
+		n += len(s) + frame
+	}
+	for _, s := range t.Allow {
 		n += len(s) + frame
 	}
 	return n
@@ -235,11 +238,6 @@ func (t *TaskSpec) checkModes() error {
 	default:
 		return FieldErrorf("workdir_mode", "%.80q is unknown; use overlay (or nothing), direct or readonly", t.WorkdirMode)
 	}
-	switch t.Network {
-	case NetworkIsolated, NetworkLoopback, NetworkControlled, NetworkFull:
-	default:
-		return FieldErrorf("network", "%.80q is unknown; use isolated (or nothing), loopback, controlled or full", t.Network)
-	}
 	switch t.Cache {
 	case CacheUse, CacheRefresh, CacheOff:
 	default:
@@ -249,6 +247,22 @@ func (t *TaskSpec) checkModes() error {
 		return FieldErrorf("timeout", "%v is out of range; use 1ms to %v, or 0 for %v", t.Timeout, MaxTimeout, DefaultTimeout)
 	}
 	return nil
+}
+
+func (t *TaskSpec) checkNetwork() error {
+	switch t.Network {
+	case NetworkIsolated, NetworkLoopback, NetworkControlled, NetworkFull:
+	default:
+		return FieldErrorf("network", "%.80q is unknown; use isolated (or nothing), loopback, controlled or full", t.Network)
+	}
+	if t.Network != NetworkControlled && len(t.Allow) > 0 {
+		return FieldErrorf("allow", "is given with network %s, where it has no effect; use network controlled, or leave it out", t.Network)
+	}
+	if t.Network != NetworkControlled && t.Audit {
+		return FieldErrorf("audit", "is given with network %s, where it has no effect; use network controlled, or leave it out", t.Network)
+	}
+	_, err := t.AllowRules()
+	return err
 }
 
 func (l ResourceLimits) validate() error {

@@ -34,7 +34,7 @@ func init() {
 	if name == "" {
 		return
 	}
-	probe := map[string]func() outcomes{"posture": posture, "escape": tryAll, "set id": setID, "listeners": connecting, "foreign": foreignCalls}[name]
+	probe := map[string]func() outcomes{"posture": posture, "escape": tryAll, "set id": setID, "listeners": connecting, "foreign": foreignCalls, "network": tryNetwork, "listen": listenForEver}[name]
 	if probe == nil {
 		fmt.Fprintln(os.Stderr, "no probe", name)
 		os.Exit(99)

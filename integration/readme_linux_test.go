@@ -56,7 +56,7 @@ func TestReadmeTour(t *testing.T) {
 			t.Errorf("%q is not in\n%s", want, o.stdout)
 		}
 	}
-	for _, want := range []string{"dropped 1 write: tmp", ", cached", "out of memory", "Network is unreachable"} {
+	for _, want := range []string{"dropped 1 write: tmp", ", cached", "out of memory", "Network is unreachable", "Connection refused", "refused 1 connection: 192.0.2.1:80/tcp"} {
 		if !strings.Contains(o.stderr, want) {
 			t.Errorf("%q is not in\n%s", want, o.stderr)
 		}

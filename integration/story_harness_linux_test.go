@@ -14,7 +14,9 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/sandboxd/sandboxd/executor"
 	"github.com/sandboxd/sandboxd/internal/testutil"
+	"github.com/sandboxd/sandboxd/netpolicy/netpolicytest"
 )
 
 // daemon is a running sandboxd serve.
@@ -22,6 +24,7 @@ type daemon struct {
 	t                  testing.TB
 	dir, socket, state string
 	config             string
+	in                 *netpolicytest.Namespace // its network; nil is the machine's
 	cmd                *exec.Cmd
 	log                *bufio.Reader
 	began              string      // what it logged until it was ready
@@ -32,9 +35,15 @@ type daemon struct {
 // further configuration. It ends with the test.
 func startDaemon(t testing.TB, more string) *daemon {
 	t.Helper()
+	return startDaemonIn(t, nil, more)
+}
+
+// startDaemonIn is startDaemon with a network to be in.
+func startDaemonIn(t testing.TB, in *netpolicytest.Namespace, more string) *daemon {
+	t.Helper()
 	dir := newDir(t)
 	d := &daemon{
-		t: t, dir: dir, socket: filepath.Join(dir, "s"), state: filepath.Join(dir, "state"), config: filepath.Join(dir, "sandboxd.toml"),
+		t: t, in: in, dir: dir, socket: filepath.Join(dir, "s"), state: filepath.Join(dir, "state"), config: filepath.Join(dir, "sandboxd.toml"),
 	}
 	text := fmt.Sprintf("socket = %q\nstate_dir = %q\ncache_dir = %q\nmax_parallel = 4\nshutdown_grace = \"10s\"\n%s\n[limits]\ncgroup_parent = %q\n",
 		d.socket, d.state, filepath.Join(dir, "cache"), more, testutil.CgroupParent())
@@ -53,8 +62,10 @@ func (d *daemon) start() {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	if err := d.cmd.Start(); err != nil {
-		d.t.Fatal(err)
+	if d.in == nil {
+		must(d.t, d.cmd.Start())
+	} else {
+		d.in.Do(d.t, d.cmd.Start)
 	}
 	d.log = bufio.NewReader(r)
 	var said strings.Builder
@@ -158,11 +169,18 @@ type result struct {
 	ExitCode                int `json:"exit_code"`
 	Cached                  bool
 	Signature               string
-	OutputFiles             []struct{ Path string }    `json:"output_files"`
-	UndeclaredWrites        []string                   `json:"undeclared_writes"`
-	MissingOutputs          []string                   `json:"missing_outputs"`
-	Applied                 struct{ Sandbox []string } `json:"applied"`
-	Error                   struct{ Kind, Field, Text string }
+	OutputFiles             []struct{ Path string } `json:"output_files"`
+	UndeclaredWrites        []string                `json:"undeclared_writes"`
+	MissingOutputs          []string                `json:"missing_outputs"`
+	Applied                 struct {
+		Network string
+		Sandbox []string
+	} `json:"applied"`
+	Denied      []executor.DeniedConnection `json:"denied_connections"`
+	DeniedTotal int64                       `json:"denied_total"`
+	Traffic     []executor.RuleTraffic      `json:"network_traffic"`
+	Needed      []string                    `json:"needed_allow"`
+	Error       struct{ Kind, Field, Text string }
 }
 
 func (d *daemon) runJSON(dir string, args ...string) result {

@@ -100,10 +100,13 @@ func (r *Rootfs) make() (err error) {
 			return err
 		}
 	}
-	if r.spec.Network == NetworkFull {
+	switch r.spec.Network {
+	case NetworkFull:
 		if r.resolv, err = hostResolv(); err != nil {
 			return err
 		}
+	case NetworkControlled:
+		r.resolv = fmt.Appendf(nil, "nameserver %s\n", r.spec.Nameserver)
 	}
 	for name, content := range r.spec.synthesised(r.resolv) {
 		if err := r.writeFile("etc/"+name, []byte(content)); err != nil {

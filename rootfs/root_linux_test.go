@@ -2,6 +2,7 @@ package rootfs
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -138,6 +139,27 @@ func TestOpenFullNetwork(t *testing.T) {
 	must(t, err)
 	if string(got) != string(want) || !r.Fresh() {
 		t.Errorf("resolv.conf is %q, fresh %v", got, r.Fresh())
+	}
+}
+
+func TestOpenControlledNetwork(t *testing.T) {
+	at := netip.MustParseAddr("198.19.255.1")
+	r := openTest(t, Spec{Network: NetworkControlled, Nameserver: at})
+	for name, want := range map[string]string{"resolv.conf": "nameserver 198.19.255.1\n", "nsswitch.conf": "\nhosts: files dns\n"} {
+		got, err := os.ReadFile(filepath.Join(r.Dir(), "etc", name))
+		must(t, err)
+		if !strings.Contains(string(got), want) {
+			t.Errorf("%s is %q", name, got)
+		}
+	}
+	// Which addresses a link has is nothing of the root's.
+	if other := openTest(t, Spec{Network: NetworkControlled, Nameserver: at.Next()}); other.Identity() != r.Identity() {
+		t.Error("the identity depends on the nameserver")
+	}
+	for _, s := range []Spec{{Network: NetworkControlled}, {Nameserver: at}} {
+		if _, err := Open(filepath.Join(t.TempDir(), "x"), s); err == nil {
+			t.Errorf("%+v was opened", s)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package rootfs
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"path"
 	"slices"
@@ -15,7 +16,9 @@ import (
 const (
 	NetworkIsolated = "isolated"
 	NetworkLoopback = "loopback"
-	NetworkFull     = "full"
+	// NetworkControlled has names resolved by Spec.Nameserver.
+	NetworkControlled = "controlled"
+	NetworkFull       = "full"
 )
 
 // Bounds on what a tree may hold, whatever Limits say.
@@ -43,6 +46,8 @@ type Spec struct {
 	Root string
 	// Network is one of the constants above: it decides resolv.conf and nsswitch.conf.
 	Network string
+	// Nameserver is an address, for NetworkControlled alone.
+	Nameserver netip.Addr
 	// UID and GID of the user "build", as seen inside; 0 means 1000.
 	UID, GID uint32
 	// Hostname is a DNS label; empty means "sandboxd".
@@ -247,8 +252,10 @@ func (s Spec) orDefault() (Spec, error) {
 		s.GID = 1000
 	}
 	switch {
-	case !slices.Contains([]string{NetworkIsolated, NetworkLoopback, NetworkFull}, s.Network):
-		return s, fmt.Errorf("network: %q is unknown to rootfs; use isolated, loopback or full", s.Network)
+	case !slices.Contains([]string{NetworkIsolated, NetworkLoopback, NetworkControlled, NetworkFull}, s.Network):
+		return s, fmt.Errorf("network: %q is unknown to rootfs; use isolated, loopback, controlled or full", s.Network)
+	case (s.Network == NetworkControlled) != s.Nameserver.IsValid():
+		return s, fmt.Errorf("nameserver: %v with network %s; give an address with controlled, and none else", s.Nameserver, s.Network)
 	case !isHostname(s.Hostname):
 		return s, fmt.Errorf("hostname: %q is not a DNS label; use a-z, 0-9 and -, at most 63 bytes", s.Hostname)
 	case s.UID >= 65534 || s.GID >= 65534:
@@ -261,7 +268,7 @@ func (s Spec) orDefault() (Spec, error) {
 // name. Nothing in them comes from the host but resolv, the content of resolv.conf.
 func (s Spec) synthesised(resolv []byte) map[string]string {
 	hosts := "files"
-	if s.Network == NetworkFull {
+	if s.Network == NetworkFull || s.Network == NetworkControlled {
 		hosts = "files dns"
 	}
 	return map[string]string{

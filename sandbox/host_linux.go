@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/runc/libcontainer"
 
 	"github.com/sandboxd/sandboxd/limits"
+	"github.com/sandboxd/sandboxd/netpolicy"
 	"github.com/sandboxd/sandboxd/rootfs"
 )
 
@@ -30,6 +31,8 @@ type Config struct {
 	RangesDir string
 	// Limits makes the control groups.
 	Limits *limits.Manager
+	// Network makes the routers of controlled networks.
+	Network *netpolicy.Manager
 }
 
 // Host makes sandboxes. It may be used by any number of goroutines.

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxd/sandboxd/limits"
+	"github.com/sandboxd/sandboxd/netpolicy"
 	"github.com/sandboxd/sandboxd/sandbox/internal/first"
 )
 
@@ -34,10 +35,13 @@ type Sandbox struct {
 	sock  *os.File
 	first *firstProcess
 	layer *os.File // our directory with upper and work
-	undo  []func() error
+	// router is nil unless the network is controlled.
+	router *netpolicy.Router
+	undo   []func() error
 
 	started time.Time
 	found   []string
+	network string
 	ended   chan struct{}
 	exit    Exit
 	work    *os.File
@@ -58,6 +62,9 @@ func (h *Host) Start(ctx context.Context, spec Spec) (*Sandbox, error) {
 	}
 	if err := spec.Network.Check(); err != nil {
 		return nil, fmt.Errorf("sandbox: %w", err)
+	}
+	if spec.Network == netpolicy.Controlled && h.cfg.Network == nil {
+		return nil, fmt.Errorf("sandbox: %w: controlled: Config.Network is missing", netpolicy.ErrUnsupported)
 	}
 	if err := h.enter(spec.ID); err != nil {
 		return nil, fmt.Errorf("sandbox: %w", err)
@@ -100,10 +107,10 @@ func (s *Sandbox) start(ctx context.Context, spec *Spec) (err error) {
 	s.sock = sock
 	s.later(sock.Close)
 	defer inside.Close()
-	// libcontainer mostly waits, and the order and the group need nothing of what it makes.
+	// libcontainer mostly waits, and the order, the group and the router need nothing of what it makes.
 	var o *first.Order
 	var files *fileList
-	var errs [3]error
+	var errs [4]error
 	var made sync.WaitGroup
 	ready := func() {} // of the kernel, for who comes into the group
 	made.Go(func() {
@@ -116,10 +123,16 @@ func (s *Sandbox) start(ctx context.Context, spec *Spec) (err error) {
 		}
 		o, files, errs[1] = s.order(spec)
 	})
-	errs[2] = s.startFirst(spec, inside)
+	if spec.Network == netpolicy.Controlled {
+		made.Go(func() { s.router, errs[2] = s.host.cfg.Network.Start(spec.Router) })
+	}
+	errs[3] = s.startFirst(spec, inside)
 	made.Wait()
 	defer func() { ready() }()
 	defer files.close()
+	if s.router != nil {
+		s.later(s.router.Close)
+	}
 	if s.group != nil {
 		s.later(s.group.Close)
 	}
@@ -140,9 +153,14 @@ func (s *Sandbox) start(ctx context.Context, spec *Spec) (err error) {
 	if err := s.setLimits(spec); err != nil {
 		return err
 	}
+	link, err := s.attach()
+	if err != nil {
+		return err
+	}
 	if err := s.command(o, files); err != nil {
 		return s.first.explain(err)
 	}
+	s.network = spec.Network.String() + link
 	s.later(s.CloseWork)
 	s.later(s.Kill)
 	go s.watch()
@@ -333,6 +351,23 @@ func noFile(spec *Spec) uint64 {
 		return uint64(spec.OpenFiles)
 	}
 	return defaultOpenFiles
+}
+
+// attach gives the first process's network its link to the router, if it is to have one. It
+// returns what to say of that.
+func (s *Sandbox) attach() (found string, err error) {
+	if s.router == nil {
+		return "", nil
+	}
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", s.first.pid))
+	if err != nil {
+		return "", fmt.Errorf("the first process's network: %w", err)
+	}
+	defer ns.Close()
+	if found, err = s.router.Attach(ns); err != nil {
+		return "", err
+	}
+	return ": " + found, nil
 }
 
 // command sends the order, and waits until the command runs.
@@ -591,6 +626,18 @@ func (s *Sandbox) Usage() (limits.Usage, error) {
 
 // Found is what was read back from the kernel before the command began.
 func (s *Sandbox) Found() []string { return slices.Clone(s.found) }
+
+// Network is the policy, and of a controlled network what was found of the link.
+func (s *Sandbox) Network() string { return s.network }
+
+// Traffic ends what a controlled network lets through, after Wait, and tells of it. Of other networks it
+// knows nothing.
+func (s *Sandbox) Traffic() (netpolicy.Report, error) {
+	if s.router == nil {
+		return netpolicy.Report{}, nil
+	}
+	return s.router.Finish()
+}
 
 // Work is the work directory as the command left it, after Wait; nil where
 // Exit.Lost. It is the Sandbox's. All that is in it is hostile.

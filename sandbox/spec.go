@@ -49,8 +49,9 @@ type Spec struct {
 	// Stdio are standard input, output and error.
 	Stdio [3]*os.File
 
-	// Network is what it reaches.
+	// Network is what it reaches, and Router, for netpolicy.Controlled alone, by which rules.
 	Network netpolicy.Policy
+	Router  netpolicy.RouterSpec
 	// Limits are enforced before the first instruction. Memory counts the sandbox's own
 	// first process in: some 10 MB. PidsMax is raised by what is its at most.
 	Limits limits.Limits

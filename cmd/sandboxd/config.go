@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -18,6 +19,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/sandboxd/sandboxd/executor/local"
+	"github.com/sandboxd/sandboxd/netpolicy"
 )
 
 const (
@@ -27,6 +29,8 @@ const (
 	socketEnv = "SANDBOXD_SOCKET"
 	// maxConfigBytes is far more than any configuration has.
 	maxConfigBytes = 1 << 20
+	// maxDeny is what goes into each task's ruleset in one piece.
+	maxDeny = 1024
 )
 
 // config is what the daemon, and run --local, can be told. The file sets it
@@ -48,7 +52,37 @@ type config struct {
 	Limits   limitsConfig   `toml:"limits"`
 	Access   []accessConfig `toml:"access"`
 	// rules is Access with its names looked up, by validate.
-	rules local.Access
+	rules   local.Access
+	Network networkConfig `toml:"network"`
+}
+
+type networkConfig struct {
+	// Deny are addresses and CIDRs that no task reaches by the network policy controlled, whatever
+	// its rules. They stand in place of the defaults: see netpolicy.DefaultDeny. The host's own
+	// addresses need not be among them.
+	Deny *[]string `toml:"deny"`
+	// ResolvConf names the resolvers that such tasks' names are resolved by, as resolv.conf(5)
+	// does. Default: the host's.
+	ResolvConf string `toml:"resolv_conf"`
+}
+
+// prefixes is nil where the configuration leaves the defaults.
+func (n networkConfig) prefixes() ([]netip.Prefix, error) {
+	if n.Deny == nil {
+		return nil, nil
+	}
+	if len(*n.Deny) > maxDeny {
+		return nil, fmt.Errorf("network.deny: has %d entries; use at most %d", len(*n.Deny), maxDeny)
+	}
+	all := []netip.Prefix{}
+	for _, s := range *n.Deny {
+		p, err := netpolicy.ParseDeny(s)
+		if err != nil {
+			return nil, fmt.Errorf("network.deny: %w", err)
+		}
+		all = append(all, p)
+	}
+	return all, nil
 }
 
 type limitsConfig struct {
@@ -144,6 +178,9 @@ func (c *config) validate() error {
 	}
 	if c.ShutdownGrace.Duration < 0 || c.ShutdownGrace.Duration > time.Hour {
 		return fmt.Errorf("shutdown_grace: %v is out of range; use 0s to 1h", c.ShutdownGrace.Duration)
+	}
+	if _, err := c.Network.prefixes(); err != nil {
+		return err
 	}
 	if _, err := logrus.ParseLevel(c.LogLevel); err != nil {
 		return fmt.Errorf("log_level: %q is unknown; use debug, info, warn or error", c.LogLevel)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -39,6 +40,9 @@ memory_bytes = "unlimited"
 group = "root"
 pids_max = 99
 timeout = "2h"
+[network]
+deny = ["10.0.0.0/8", "2001:db8::1"]
+resolv_conf = "/etc/other.conf"
 `), "")
 	if err != nil {
 		t.Fatal(err)
@@ -58,6 +62,23 @@ timeout = "2h"
 	if !reflect.DeepEqual(c.rules, want) {
 		t.Errorf("rules: %+v", c.rules)
 	}
+	l, err := localConfig(c)
+	if err != nil || fmt.Sprint(l.Deny) != "[10.0.0.0/8 2001:db8::1/128]" || l.ResolvConf != "/etc/other.conf" {
+		t.Errorf("%v %q, %v", l.Deny, l.ResolvConf, err)
+	}
+}
+
+// TestConfigDeny: the defaults hold unless the key is there, even if it holds nothing.
+func TestConfigDeny(t *testing.T) {
+	for text, want := range map[string]bool{"": true, "[network]\ndeny = []": false} {
+		c, err := readConfig(writeConfig(t, text), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l, err := localConfig(c); err != nil || (l.Deny == nil) != want {
+			t.Errorf("%q: %v, %v", text, l.Deny, err)
+		}
+	}
 }
 
 func TestConfigSizesMayBeBare(t *testing.T) {
@@ -76,6 +97,8 @@ func TestCheckConfig(t *testing.T) {
 		{"\nsokcet = 1", `c.toml:2:1: key "sokcet" is unknown`},
 		{"[limits]\nallow = true", `c.toml:2:1: key "limits.allow" is unknown`},
 		{"max_parallel = \"x\"", "c.toml:1:"},
+		{"[network]\ndeny = [\"10.0.0.1/8\"]", "network.deny: \"10.0.0.1/8\" has bits beyond its length; write 10.0.0.0/8"},
+		{"[network]\ndeny = [\"example\"]", "network.deny: \"example\" is not an address"},
 		{"max_parallel = ", "c.toml:1:"},
 		{"shutdown_grace = 30", "duration"},
 		{"shutdown_grace = \"soon\"", `"soon" is not a duration`},

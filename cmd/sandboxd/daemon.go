@@ -61,7 +61,10 @@ func openHost(_ context.Context, c config, log logrus.FieldLogger) (host, error)
 	if err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
-	cfg := localConfig(c)
+	cfg, err := localConfig(c)
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
 	cfg.Cache, cfg.Logger = store, log
 	h, err := local.New(cfg)
 	if err != nil {
@@ -70,15 +73,18 @@ func openHost(_ context.Context, c config, log logrus.FieldLogger) (host, error)
 	return h, nil
 }
 
-func localConfig(c config) local.Config {
+func localConfig(c config) (local.Config, error) {
+	deny, err := c.Network.prefixes()
 	return local.Config{
+		Deny:            deny,
+		ResolvConf:      c.Network.ResolvConf,
 		StateDir:        c.StateDir,
 		MaxParallel:     c.MaxParallel,
 		Version:         buildVersion(),
 		AllowUnenforced: c.Limits.AllowUnenforced,
 		CgroupParent:    c.Limits.CgroupParent,
 		Access:          c.rules,
-	}
+	}, err
 }
 
 func newServer(h host, log logrus.FieldLogger) server {
@@ -94,8 +100,12 @@ func dial(ctx context.Context, socket string) (backend, error) {
 }
 
 func check(ctx context.Context, c config) []finding {
+	cfg, err := localConfig(c)
+	if err != nil {
+		return []finding{{Name: "configuration", Detail: err.Error(), Required: true}}
+	}
 	var out []finding
-	for _, f := range local.Check(ctx, localConfig(c)) {
+	for _, f := range local.Check(ctx, cfg) {
 		out = append(out, finding{Name: f.Name, OK: f.OK, Detail: f.Detail, Remedy: f.Remedy, Required: f.Required})
 	}
 	return out

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -62,7 +63,32 @@ func closingLine(o *executor.TaskOutput) string {
 	if n := max(o.UndeclaredTotal, int64(len(o.UndeclaredWrites))); n > 0 {
 		fmt.Fprintf(&b, "; dropped %s", list(o.UndeclaredWrites, n, "write"))
 	}
+	if o.DeniedTotal > 0 {
+		var to []string
+		for _, d := range o.DeniedConnections {
+			to = append(to, deniedText(d))
+		}
+		fmt.Fprintf(&b, "; refused %s", list(to, o.DeniedTotal, "connection"))
+	}
+	for _, r := range o.NeededAllow {
+		fmt.Fprintf(&b, "\nsandboxd: needed --allow %s", r)
+	}
 	return b.String()
+}
+
+// deniedText is a destination, by its name if it has one.
+func deniedText(d executor.DeniedConnection) string {
+	to := d.Name
+	switch {
+	case d.Protocol == "dns" && d.Address != "":
+		to += " (" + d.Address + ")"
+	case to == "":
+		to = d.Address
+	}
+	if d.Port != 0 && d.Protocol != "dns" {
+		to = net.JoinHostPort(to, strconv.Itoa(d.Port))
+	}
+	return to + "/" + d.Protocol
 }
 
 func outcome(o *executor.TaskOutput) string {
@@ -134,6 +160,11 @@ type taskJSON struct {
 	UndeclaredWrites []string         `json:"undeclared_writes"`
 	UndeclaredTotal  int64            `json:"undeclared_total,omitempty"`
 	MissingOutputs   []string         `json:"missing_outputs,omitempty"`
+
+	DeniedConnections []executor.DeniedConnection `json:"denied_connections,omitempty"`
+	DeniedTotal       int64                       `json:"denied_total,omitempty"`
+	NetworkTraffic    []executor.RuleTraffic      `json:"network_traffic,omitempty"`
+	NeededAllow       []string                    `json:"needed_allow,omitempty"`
 }
 
 // streamJSON holds the first executor.InlineBytes of each stream as text, with
@@ -162,7 +193,8 @@ func jsonOf(o *executor.TaskOutput) taskJSON {
 		DurationMS: o.Duration.Milliseconds(), Cause: o.Cause, Evidence: o.Evidence, Cached: o.Cached,
 		Usage:   usageJSON{o.Usage.CPUUser.Milliseconds(), o.Usage.CPUSystem.Milliseconds(), o.Usage},
 		Applied: o.Applied, UndeclaredWrites: o.UndeclaredWrites, UndeclaredTotal: o.UndeclaredTotal,
-		MissingOutputs: o.MissingOutputs,
+		MissingOutputs: o.MissingOutputs, DeniedConnections: o.DeniedConnections, DeniedTotal: o.DeniedTotal,
+		NetworkTraffic: o.NetworkTraffic, NeededAllow: o.NeededAllow,
 	}
 	j.Stdout, j.StdoutBase64 = text(o.Stdout)
 	j.Stderr, j.StderrBase64 = text(o.Stderr)

@@ -53,6 +53,8 @@ func TestRunMakesTheSpecOfItsFlags(t *testing.T) {
 		{"relative workdir", "--workdir . -c id", "", executor.TaskSpec{Name: "script", Script: "id", Workdir: cwd}},
 		{"modes", "--workdir-mode direct --network loopback --cache refresh -c id", "", executor.TaskSpec{
 			Name: "script", Script: "id", Workdir: cwd, WorkdirMode: "direct", Network: "loopback", Cache: "refresh"}},
+		{"rules", "--network controlled --allow a.example:443 --allow [2001:db8::/32]:1-2/udp --audit -c id", "", executor.TaskSpec{
+			Name: "script", Script: "id", Workdir: cwd, Network: executor.NetworkControlled, Allow: []string{"a.example:443", "[2001:db8::/32]:1-2/udp"}, Audit: true}},
 		{"modes by their default's name", "--workdir-mode overlay --network isolated --cache use -c id", "", executor.TaskSpec{Name: "script", Script: "id", Workdir: cwd}},
 		{"limits", "--memory 512M --cpus 1.5 --pids 64 --io-weight 200 --timeout 90s -c id", "", executor.TaskSpec{
 			Name: "script", Script: "id", Workdir: cwd, Timeout: 90 * time.Second,
@@ -107,6 +109,8 @@ func TestRunRefusesBadFlags(t *testing.T) {
 		{"--timeout -5s -c id", "--timeout -5s is not a time"},
 		{"--timeout 0 -c id", "--timeout 0s is not a time"},
 		{"--timeout 9999h -c id", "timeout: 9999h0m0s is out of range"},
+		{"--network controlled --allow a.example:x -c id", "allow: rule \"a.example:x\": port \"x\" is not a number"},
+		{"--allow a.example -c id", "allow: is given with network isolated"},
 		{"--network wifi -c id", "network: \"wifi\" is unknown; use isolated"},
 		{"--workdir-mode rw -c id", "workdir_mode: \"rw\" is unknown; use overlay"},
 		{"--cache maybe -c id", "cache: \"maybe\" is unknown"},
@@ -236,6 +240,8 @@ func TestRunJSON(t *testing.T) {
 		Usage:            executor.Usage{CPUUser: time.Second, CPUSystem: 2 * time.Millisecond, PeakMemory: ptr(int64(5)), PeakPids: ptr(int64(6)), IORead: ptr(int64(7)), IOWrite: ptr(int64(8))},
 		Applied:          executor.Applied{Network: "isolated", Limits: map[string]string{"memory.max": "1"}, Sandbox: []string{"pid"}},
 		UndeclaredWrites: []string{"x"}, UndeclaredTotal: 1, MissingOutputs: []string{"y"},
+		DeniedConnections: []executor.DeniedConnection{{Protocol: "tcp", Address: "192.0.2.1", Port: 80, Name: "a", Count: 2, Rule: "no"}}, DeniedTotal: 3,
+		NetworkTraffic: []executor.RuleTraffic{{Rule: "b:1", Connections: 1, Sent: 2, Received: 3}}, NeededAllow: []string{"c:2"},
 	}
 	const empty = `{"signature":"","output_files":[],"stdout":"","stderr":"","exit_code":0,"duration_ms":0,"cause":"exited","cached":false,` +
 		`"usage":{"cpu_user_ms":0,"cpu_system_ms":0},"applied":{"network":"","limits":{},"sandbox":[]},"undeclared_writes":[]}` + "\n"
@@ -244,7 +250,9 @@ func TestRunJSON(t *testing.T) {
 		`"stdout":"hi\n","stdout_digest":{"hash":"` + hash + `","size":3},"stderr":"` + "\uFFFD" + `!","stderr_base64":"/yE=","stderr_truncated":true,` +
 		`"exit_code":139,"signal":11,"duration_ms":1500,"cause":"signaled","evidence":"wait status","cached":false,` +
 		`"usage":{"cpu_user_ms":1000,"cpu_system_ms":2,"peak_memory_bytes":5,"peak_pids":6,"io_read_bytes":7,"io_write_bytes":8},` +
-		`"applied":{"network":"isolated","limits":{"memory.max":"1"},"sandbox":["pid"]},"undeclared_writes":["x"],"undeclared_total":1,"missing_outputs":["y"]}` + "\n"
+		`"applied":{"network":"isolated","limits":{"memory.max":"1"},"sandbox":["pid"]},"undeclared_writes":["x"],"undeclared_total":1,"missing_outputs":["y"],` +
+		`"denied_connections":[{"protocol":"tcp","address":"192.0.2.1","port":80,"name":"a","count":2,"rule":"no"}],"denied_total":3,` +
+		`"network_traffic":[{"rule":"b:1","connections":1,"sent_bytes":2,"received_bytes":3}],"needed_allow":["c:2"]}` + "\n"
 	for want, o := range map[string]executor.TaskOutput{empty: {Cause: executor.CauseExited}, golden: full} {
 		code, out, errs := startDaemon(t, results(o)).client("", "run", "--json", "-c", "x")
 		if out != want || errs != "" || code != o.ExitCode {
@@ -423,5 +431,19 @@ func TestPrintableName(t *testing.T) {
 	}
 	if n := printableName("x" + strings.Repeat("é", 200)); len(n) > executor.MaxNameBytes || !strings.HasSuffix(n, "é") {
 		t.Errorf("%d bytes: %q", len(n), n)
+	}
+}
+
+func TestClosingLineOfANetwork(t *testing.T) {
+	o := &executor.TaskOutput{
+		Cause: executor.CauseExited, Duration: time.Second, DeniedTotal: 7, NeededAllow: []string{"a.example:443/tcp"},
+		DeniedConnections: []executor.DeniedConnection{
+			{Protocol: "tcp", Address: "2001:db8::1", Port: 80}, {Protocol: "dns", Name: "a\x1bb"}, {Protocol: "dns", Name: "evil", Address: "127.0.0.1"}, {Protocol: "icmp", Address: "192.0.2.1"},
+		},
+	}
+	want := "sandboxd: ok in 1.00s (cpu 0.00s, run); refused 7 connections: [2001:db8::1]:80/tcp, \"a\\x1bb/dns\", evil (127.0.0.1)/dns, …\n" +
+		"sandboxd: needed --allow a.example:443/tcp"
+	if got := closingLine(o); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }

@@ -20,6 +20,8 @@ type taskFlags struct {
 	workdir, workdirMode string
 	outputs, inputs, env []string
 	network, cache       string
+	allow                []string
+	audit                bool
 	memory, cpus, pids   string
 	ioWeight             int64
 	timeout              time.Duration
@@ -36,6 +38,8 @@ func (f *taskFlags) add(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&f.inputs, "input", nil, "HOST[:SANDBOX], another read-only file or directory (repeatable)")
 	fs.StringArrayVar(&f.env, "env", nil, "K=V of the environment (repeatable); nothing is inherited")
 	fs.StringVar(&f.network, "network", "isolated", "isolated, loopback, full or controlled")
+	fs.StringArrayVar(&f.allow, "allow", nil, "HOST[:PORTS][/tcp|/udp] that --network controlled permits (repeatable): a name, *.NAME, an address or a CIDR")
+	fs.BoolVar(&f.audit, "audit", false, "with --network controlled: permit what the daemon may, and print the --allow that it takes")
 	fs.StringVar(&f.memory, "memory", "", "memory such as 512M or 4GiB, in powers of two (default 4GiB); unlimited for no limit")
 	fs.StringVar(&f.cpus, "cpus", "", "processors, such as 2 or 0.5 (default: no quota)")
 	fs.StringVar(&f.pids, "pids", "", "processes and threads (default 1024); unlimited for no limit")
@@ -55,7 +59,8 @@ func (f *taskFlags) spec(fs *pflag.FlagSet, argv []string, stdin io.Reader) (*ex
 		Recipe: f.recipe, Argv: argv, Outputs: f.outputs, Timeout: f.timeout,
 		WorkdirMode: executor.WorkdirMode(zeroFor(f.workdirMode, "overlay")),
 		Network:     executor.NetworkPolicy(zeroFor(f.network, "isolated")),
-		Cache:       executor.CacheMode(zeroFor(f.cache, "use")),
+		Allow:       f.allow, Audit: f.audit,
+		Cache: executor.CacheMode(zeroFor(f.cache, "use")),
 	}
 	for _, set := range []func() error{
 		func() error { return f.setCommand(fs, t, stdin) },

@@ -871,6 +871,8 @@ type TaskSpec struct {
 	Limits        *ResourceLimits        `protobuf:"bytes,15,opt,name=limits,proto3" json:"limits,omitempty"`
 	Debug         bool                   `protobuf:"varint,16,opt,name=debug,proto3" json:"debug,omitempty"`
 	Cache         []byte                 `protobuf:"bytes,17,opt,name=cache,proto3" json:"cache,omitempty"`
+	Allow         [][]byte               `protobuf:"bytes,18,rep,name=allow,proto3" json:"allow,omitempty"`
+	Audit         bool                   `protobuf:"varint,19,opt,name=audit,proto3" json:"audit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1022,6 +1024,20 @@ func (x *TaskSpec) GetCache() []byte {
 		return x.Cache
 	}
 	return nil
+}
+
+func (x *TaskSpec) GetAllow() [][]byte {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+func (x *TaskSpec) GetAudit() bool {
+	if x != nil {
+		return x.Audit
+	}
+	return false
 }
 
 type EnvVar struct {
@@ -1317,24 +1333,28 @@ func (x *Blob) GetData() []byte {
 }
 
 type TaskOutput struct {
-	state            protoimpl.MessageState `protogen:"open.v1"`
-	Signature        string                 `protobuf:"bytes,1,opt,name=signature,proto3" json:"signature,omitempty"`
-	OutputFiles      []*OutputFile          `protobuf:"bytes,2,rep,name=output_files,json=outputFiles,proto3" json:"output_files,omitempty"`
-	Stdout           *Stream                `protobuf:"bytes,3,opt,name=stdout,proto3" json:"stdout,omitempty"`
-	Stderr           *Stream                `protobuf:"bytes,4,opt,name=stderr,proto3" json:"stderr,omitempty"`
-	ExitCode         int64                  `protobuf:"varint,5,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
-	Signal           int64                  `protobuf:"varint,6,opt,name=signal,proto3" json:"signal,omitempty"`
-	Cause            string                 `protobuf:"bytes,7,opt,name=cause,proto3" json:"cause,omitempty"`
-	Evidence         []byte                 `protobuf:"bytes,8,opt,name=evidence,proto3" json:"evidence,omitempty"`
-	DurationNs       int64                  `protobuf:"varint,9,opt,name=duration_ns,json=durationNs,proto3" json:"duration_ns,omitempty"`
-	Cached           bool                   `protobuf:"varint,10,opt,name=cached,proto3" json:"cached,omitempty"`
-	Usage            *Usage                 `protobuf:"bytes,11,opt,name=usage,proto3" json:"usage,omitempty"`
-	Applied          *Applied               `protobuf:"bytes,12,opt,name=applied,proto3" json:"applied,omitempty"`
-	UndeclaredWrites [][]byte               `protobuf:"bytes,13,rep,name=undeclared_writes,json=undeclaredWrites,proto3" json:"undeclared_writes,omitempty"`
-	UndeclaredTotal  int64                  `protobuf:"varint,14,opt,name=undeclared_total,json=undeclaredTotal,proto3" json:"undeclared_total,omitempty"`
-	MissingOutputs   [][]byte               `protobuf:"bytes,15,rep,name=missing_outputs,json=missingOutputs,proto3" json:"missing_outputs,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Signature         string                 `protobuf:"bytes,1,opt,name=signature,proto3" json:"signature,omitempty"`
+	OutputFiles       []*OutputFile          `protobuf:"bytes,2,rep,name=output_files,json=outputFiles,proto3" json:"output_files,omitempty"`
+	Stdout            *Stream                `protobuf:"bytes,3,opt,name=stdout,proto3" json:"stdout,omitempty"`
+	Stderr            *Stream                `protobuf:"bytes,4,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	ExitCode          int64                  `protobuf:"varint,5,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	Signal            int64                  `protobuf:"varint,6,opt,name=signal,proto3" json:"signal,omitempty"`
+	Cause             string                 `protobuf:"bytes,7,opt,name=cause,proto3" json:"cause,omitempty"`
+	Evidence          []byte                 `protobuf:"bytes,8,opt,name=evidence,proto3" json:"evidence,omitempty"`
+	DurationNs        int64                  `protobuf:"varint,9,opt,name=duration_ns,json=durationNs,proto3" json:"duration_ns,omitempty"`
+	Cached            bool                   `protobuf:"varint,10,opt,name=cached,proto3" json:"cached,omitempty"`
+	Usage             *Usage                 `protobuf:"bytes,11,opt,name=usage,proto3" json:"usage,omitempty"`
+	Applied           *Applied               `protobuf:"bytes,12,opt,name=applied,proto3" json:"applied,omitempty"`
+	UndeclaredWrites  [][]byte               `protobuf:"bytes,13,rep,name=undeclared_writes,json=undeclaredWrites,proto3" json:"undeclared_writes,omitempty"`
+	UndeclaredTotal   int64                  `protobuf:"varint,14,opt,name=undeclared_total,json=undeclaredTotal,proto3" json:"undeclared_total,omitempty"`
+	MissingOutputs    [][]byte               `protobuf:"bytes,15,rep,name=missing_outputs,json=missingOutputs,proto3" json:"missing_outputs,omitempty"`
+	DeniedConnections []*DeniedConnection    `protobuf:"bytes,16,rep,name=denied_connections,json=deniedConnections,proto3" json:"denied_connections,omitempty"`
+	DeniedTotal       int64                  `protobuf:"varint,17,opt,name=denied_total,json=deniedTotal,proto3" json:"denied_total,omitempty"`
+	NetworkTraffic    []*RuleTraffic         `protobuf:"bytes,18,rep,name=network_traffic,json=networkTraffic,proto3" json:"network_traffic,omitempty"`
+	NeededAllow       [][]byte               `protobuf:"bytes,19,rep,name=needed_allow,json=neededAllow,proto3" json:"needed_allow,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *TaskOutput) Reset() {
@@ -1472,6 +1492,186 @@ func (x *TaskOutput) GetMissingOutputs() [][]byte {
 	return nil
 }
 
+func (x *TaskOutput) GetDeniedConnections() []*DeniedConnection {
+	if x != nil {
+		return x.DeniedConnections
+	}
+	return nil
+}
+
+func (x *TaskOutput) GetDeniedTotal() int64 {
+	if x != nil {
+		return x.DeniedTotal
+	}
+	return 0
+}
+
+func (x *TaskOutput) GetNetworkTraffic() []*RuleTraffic {
+	if x != nil {
+		return x.NetworkTraffic
+	}
+	return nil
+}
+
+func (x *TaskOutput) GetNeededAllow() [][]byte {
+	if x != nil {
+		return x.NeededAllow
+	}
+	return nil
+}
+
+type DeniedConnection struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Protocol      string                 `protobuf:"bytes,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Port          int64                  `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	Name          []byte                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	Count         int64                  `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`
+	Rule          string                 `protobuf:"bytes,6,opt,name=rule,proto3" json:"rule,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeniedConnection) Reset() {
+	*x = DeniedConnection{}
+	mi := &file_executor_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeniedConnection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeniedConnection) ProtoMessage() {}
+
+func (x *DeniedConnection) ProtoReflect() protoreflect.Message {
+	mi := &file_executor_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeniedConnection.ProtoReflect.Descriptor instead.
+func (*DeniedConnection) Descriptor() ([]byte, []int) {
+	return file_executor_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *DeniedConnection) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *DeniedConnection) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *DeniedConnection) GetPort() int64 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *DeniedConnection) GetName() []byte {
+	if x != nil {
+		return x.Name
+	}
+	return nil
+}
+
+func (x *DeniedConnection) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *DeniedConnection) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+type RuleTraffic struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rule          string                 `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
+	Connections   int64                  `protobuf:"varint,2,opt,name=connections,proto3" json:"connections,omitempty"`
+	SentBytes     int64                  `protobuf:"varint,3,opt,name=sent_bytes,json=sentBytes,proto3" json:"sent_bytes,omitempty"`
+	ReceivedBytes int64                  `protobuf:"varint,4,opt,name=received_bytes,json=receivedBytes,proto3" json:"received_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RuleTraffic) Reset() {
+	*x = RuleTraffic{}
+	mi := &file_executor_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RuleTraffic) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RuleTraffic) ProtoMessage() {}
+
+func (x *RuleTraffic) ProtoReflect() protoreflect.Message {
+	mi := &file_executor_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RuleTraffic.ProtoReflect.Descriptor instead.
+func (*RuleTraffic) Descriptor() ([]byte, []int) {
+	return file_executor_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RuleTraffic) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *RuleTraffic) GetConnections() int64 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+func (x *RuleTraffic) GetSentBytes() int64 {
+	if x != nil {
+		return x.SentBytes
+	}
+	return 0
+}
+
+func (x *RuleTraffic) GetReceivedBytes() int64 {
+	if x != nil {
+		return x.ReceivedBytes
+	}
+	return 0
+}
+
 type OutputFile struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Path          []byte                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
@@ -1485,7 +1685,7 @@ type OutputFile struct {
 
 func (x *OutputFile) Reset() {
 	*x = OutputFile{}
-	mi := &file_executor_proto_msgTypes[20]
+	mi := &file_executor_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1497,7 +1697,7 @@ func (x *OutputFile) String() string {
 func (*OutputFile) ProtoMessage() {}
 
 func (x *OutputFile) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[20]
+	mi := &file_executor_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1510,7 +1710,7 @@ func (x *OutputFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputFile.ProtoReflect.Descriptor instead.
 func (*OutputFile) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{20}
+	return file_executor_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *OutputFile) GetPath() []byte {
@@ -1559,7 +1759,7 @@ type Stream struct {
 
 func (x *Stream) Reset() {
 	*x = Stream{}
-	mi := &file_executor_proto_msgTypes[21]
+	mi := &file_executor_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1571,7 +1771,7 @@ func (x *Stream) String() string {
 func (*Stream) ProtoMessage() {}
 
 func (x *Stream) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[21]
+	mi := &file_executor_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1584,7 +1784,7 @@ func (x *Stream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stream.ProtoReflect.Descriptor instead.
 func (*Stream) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{21}
+	return file_executor_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Stream) GetInline() []byte {
@@ -1622,7 +1822,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_executor_proto_msgTypes[22]
+	mi := &file_executor_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1634,7 +1834,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[22]
+	mi := &file_executor_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1647,7 +1847,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{22}
+	return file_executor_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Usage) GetCpuUserNs() int64 {
@@ -1703,7 +1903,7 @@ type Applied struct {
 
 func (x *Applied) Reset() {
 	*x = Applied{}
-	mi := &file_executor_proto_msgTypes[23]
+	mi := &file_executor_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1715,7 +1915,7 @@ func (x *Applied) String() string {
 func (*Applied) ProtoMessage() {}
 
 func (x *Applied) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[23]
+	mi := &file_executor_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1728,7 +1928,7 @@ func (x *Applied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Applied.ProtoReflect.Descriptor instead.
 func (*Applied) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{23}
+	return file_executor_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Applied) GetNetwork() string {
@@ -1767,7 +1967,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_executor_proto_msgTypes[24]
+	mi := &file_executor_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1779,7 +1979,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[24]
+	mi := &file_executor_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1792,7 +1992,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{24}
+	return file_executor_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Status) GetHealthy() bool {
@@ -1861,7 +2061,7 @@ type Capabilities struct {
 
 func (x *Capabilities) Reset() {
 	*x = Capabilities{}
-	mi := &file_executor_proto_msgTypes[25]
+	mi := &file_executor_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +2073,7 @@ func (x *Capabilities) String() string {
 func (*Capabilities) ProtoMessage() {}
 
 func (x *Capabilities) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[25]
+	mi := &file_executor_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,7 +2086,7 @@ func (x *Capabilities) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capabilities.ProtoReflect.Descriptor instead.
 func (*Capabilities) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{25}
+	return file_executor_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Capabilities) GetSandboxing() bool {
@@ -2002,7 +2202,7 @@ const file_executor_proto_rawDesc = "" +
 	"\x04text\x18\x03 \x01(\fR\x04text\"3\n" +
 	"\tTaskEvent\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
-	"\x04data\x18\x02 \x01(\fR\x04data\"\x96\x04\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"\xc2\x04\n" +
 	"\bTaskSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x12\x16\n" +
 	"\x06recipe\x18\x02 \x01(\fR\x06recipe\x12\x16\n" +
@@ -2022,7 +2222,9 @@ const file_executor_proto_rawDesc = "" +
 	"\anetwork\x18\x0e \x01(\fR\anetwork\x12<\n" +
 	"\x06limits\x18\x0f \x01(\v2$.sandboxd.executor.v1.ResourceLimitsR\x06limits\x12\x14\n" +
 	"\x05debug\x18\x10 \x01(\bR\x05debug\x12\x14\n" +
-	"\x05cache\x18\x11 \x01(\fR\x05cache\"2\n" +
+	"\x05cache\x18\x11 \x01(\fR\x05cache\x12\x14\n" +
+	"\x05allow\x18\x12 \x03(\fR\x05allow\x12\x14\n" +
+	"\x05audit\x18\x13 \x01(\bR\x05audit\"2\n" +
 	"\x06EnvVar\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\"5\n" +
@@ -2043,7 +2245,7 @@ const file_executor_proto_rawDesc = "" +
 	"\x04hash\x18\x01 \x01(\tR\x04hash\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\"\x1a\n" +
 	"\x04Blob\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data\"\xe8\x04\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\xd1\x06\n" +
 	"\n" +
 	"TaskOutput\x12\x1c\n" +
 	"\tsignature\x18\x01 \x01(\tR\tsignature\x12C\n" +
@@ -2062,7 +2264,24 @@ const file_executor_proto_rawDesc = "" +
 	"\aapplied\x18\f \x01(\v2\x1d.sandboxd.executor.v1.AppliedR\aapplied\x12+\n" +
 	"\x11undeclared_writes\x18\r \x03(\fR\x10undeclaredWrites\x12)\n" +
 	"\x10undeclared_total\x18\x0e \x01(\x03R\x0fundeclaredTotal\x12'\n" +
-	"\x0fmissing_outputs\x18\x0f \x03(\fR\x0emissingOutputs\"\x96\x01\n" +
+	"\x0fmissing_outputs\x18\x0f \x03(\fR\x0emissingOutputs\x12U\n" +
+	"\x12denied_connections\x18\x10 \x03(\v2&.sandboxd.executor.v1.DeniedConnectionR\x11deniedConnections\x12!\n" +
+	"\fdenied_total\x18\x11 \x01(\x03R\vdeniedTotal\x12J\n" +
+	"\x0fnetwork_traffic\x18\x12 \x03(\v2!.sandboxd.executor.v1.RuleTrafficR\x0enetworkTraffic\x12!\n" +
+	"\fneeded_allow\x18\x13 \x03(\fR\vneededAllow\"\x9a\x01\n" +
+	"\x10DeniedConnection\x12\x1a\n" +
+	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\x03R\x04port\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\fR\x04name\x12\x14\n" +
+	"\x05count\x18\x05 \x01(\x03R\x05count\x12\x12\n" +
+	"\x04rule\x18\x06 \x01(\tR\x04rule\"\x89\x01\n" +
+	"\vRuleTraffic\x12\x12\n" +
+	"\x04rule\x18\x01 \x01(\tR\x04rule\x12 \n" +
+	"\vconnections\x18\x02 \x01(\x03R\vconnections\x12\x1d\n" +
+	"\n" +
+	"sent_bytes\x18\x03 \x01(\x03R\tsentBytes\x12%\n" +
+	"\x0ereceived_bytes\x18\x04 \x01(\x03R\rreceivedBytes\"\x96\x01\n" +
 	"\n" +
 	"OutputFile\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12\x12\n" +
@@ -2132,35 +2351,37 @@ func file_executor_proto_rawDescGZIP() []byte {
 	return file_executor_proto_rawDescData
 }
 
-var file_executor_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_executor_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_executor_proto_goTypes = []any{
-	(*Request)(nil),         // 0: sandboxd.executor.v1.Request
-	(*ExecuteTask)(nil),     // 1: sandboxd.executor.v1.ExecuteTask
-	(*EventsTaken)(nil),     // 2: sandboxd.executor.v1.EventsTaken
-	(*CancelTask)(nil),      // 3: sandboxd.executor.v1.CancelTask
-	(*GetStatus)(nil),       // 4: sandboxd.executor.v1.GetStatus
-	(*Ping)(nil),            // 5: sandboxd.executor.v1.Ping
-	(*GetCapabilities)(nil), // 6: sandboxd.executor.v1.GetCapabilities
-	(*Shutdown)(nil),        // 7: sandboxd.executor.v1.Shutdown
-	(*Response)(nil),        // 8: sandboxd.executor.v1.Response
-	(*Pong)(nil),            // 9: sandboxd.executor.v1.Pong
-	(*ShutdownAck)(nil),     // 10: sandboxd.executor.v1.ShutdownAck
-	(*Error)(nil),           // 11: sandboxd.executor.v1.Error
-	(*TaskEvent)(nil),       // 12: sandboxd.executor.v1.TaskEvent
-	(*TaskSpec)(nil),        // 13: sandboxd.executor.v1.TaskSpec
-	(*EnvVar)(nil),          // 14: sandboxd.executor.v1.EnvVar
-	(*Input)(nil),           // 15: sandboxd.executor.v1.Input
-	(*ResourceLimits)(nil),  // 16: sandboxd.executor.v1.ResourceLimits
-	(*Digest)(nil),          // 17: sandboxd.executor.v1.Digest
-	(*Blob)(nil),            // 18: sandboxd.executor.v1.Blob
-	(*TaskOutput)(nil),      // 19: sandboxd.executor.v1.TaskOutput
-	(*OutputFile)(nil),      // 20: sandboxd.executor.v1.OutputFile
-	(*Stream)(nil),          // 21: sandboxd.executor.v1.Stream
-	(*Usage)(nil),           // 22: sandboxd.executor.v1.Usage
-	(*Applied)(nil),         // 23: sandboxd.executor.v1.Applied
-	(*Status)(nil),          // 24: sandboxd.executor.v1.Status
-	(*Capabilities)(nil),    // 25: sandboxd.executor.v1.Capabilities
-	nil,                     // 26: sandboxd.executor.v1.Applied.LimitsEntry
+	(*Request)(nil),          // 0: sandboxd.executor.v1.Request
+	(*ExecuteTask)(nil),      // 1: sandboxd.executor.v1.ExecuteTask
+	(*EventsTaken)(nil),      // 2: sandboxd.executor.v1.EventsTaken
+	(*CancelTask)(nil),       // 3: sandboxd.executor.v1.CancelTask
+	(*GetStatus)(nil),        // 4: sandboxd.executor.v1.GetStatus
+	(*Ping)(nil),             // 5: sandboxd.executor.v1.Ping
+	(*GetCapabilities)(nil),  // 6: sandboxd.executor.v1.GetCapabilities
+	(*Shutdown)(nil),         // 7: sandboxd.executor.v1.Shutdown
+	(*Response)(nil),         // 8: sandboxd.executor.v1.Response
+	(*Pong)(nil),             // 9: sandboxd.executor.v1.Pong
+	(*ShutdownAck)(nil),      // 10: sandboxd.executor.v1.ShutdownAck
+	(*Error)(nil),            // 11: sandboxd.executor.v1.Error
+	(*TaskEvent)(nil),        // 12: sandboxd.executor.v1.TaskEvent
+	(*TaskSpec)(nil),         // 13: sandboxd.executor.v1.TaskSpec
+	(*EnvVar)(nil),           // 14: sandboxd.executor.v1.EnvVar
+	(*Input)(nil),            // 15: sandboxd.executor.v1.Input
+	(*ResourceLimits)(nil),   // 16: sandboxd.executor.v1.ResourceLimits
+	(*Digest)(nil),           // 17: sandboxd.executor.v1.Digest
+	(*Blob)(nil),             // 18: sandboxd.executor.v1.Blob
+	(*TaskOutput)(nil),       // 19: sandboxd.executor.v1.TaskOutput
+	(*DeniedConnection)(nil), // 20: sandboxd.executor.v1.DeniedConnection
+	(*RuleTraffic)(nil),      // 21: sandboxd.executor.v1.RuleTraffic
+	(*OutputFile)(nil),       // 22: sandboxd.executor.v1.OutputFile
+	(*Stream)(nil),           // 23: sandboxd.executor.v1.Stream
+	(*Usage)(nil),            // 24: sandboxd.executor.v1.Usage
+	(*Applied)(nil),          // 25: sandboxd.executor.v1.Applied
+	(*Status)(nil),           // 26: sandboxd.executor.v1.Status
+	(*Capabilities)(nil),     // 27: sandboxd.executor.v1.Capabilities
+	nil,                      // 28: sandboxd.executor.v1.Applied.LimitsEntry
 }
 var file_executor_proto_depIdxs = []int32{
 	1,  // 0: sandboxd.executor.v1.Request.execute_task:type_name -> sandboxd.executor.v1.ExecuteTask
@@ -2172,9 +2393,9 @@ var file_executor_proto_depIdxs = []int32{
 	2,  // 6: sandboxd.executor.v1.Request.events_taken:type_name -> sandboxd.executor.v1.EventsTaken
 	13, // 7: sandboxd.executor.v1.ExecuteTask.spec:type_name -> sandboxd.executor.v1.TaskSpec
 	19, // 8: sandboxd.executor.v1.Response.task_result:type_name -> sandboxd.executor.v1.TaskOutput
-	24, // 9: sandboxd.executor.v1.Response.status:type_name -> sandboxd.executor.v1.Status
+	26, // 9: sandboxd.executor.v1.Response.status:type_name -> sandboxd.executor.v1.Status
 	9,  // 10: sandboxd.executor.v1.Response.pong:type_name -> sandboxd.executor.v1.Pong
-	25, // 11: sandboxd.executor.v1.Response.capabilities:type_name -> sandboxd.executor.v1.Capabilities
+	27, // 11: sandboxd.executor.v1.Response.capabilities:type_name -> sandboxd.executor.v1.Capabilities
 	10, // 12: sandboxd.executor.v1.Response.shutdown_ack:type_name -> sandboxd.executor.v1.ShutdownAck
 	11, // 13: sandboxd.executor.v1.Response.error:type_name -> sandboxd.executor.v1.Error
 	12, // 14: sandboxd.executor.v1.Response.task_event:type_name -> sandboxd.executor.v1.TaskEvent
@@ -2182,23 +2403,25 @@ var file_executor_proto_depIdxs = []int32{
 	14, // 16: sandboxd.executor.v1.TaskSpec.env:type_name -> sandboxd.executor.v1.EnvVar
 	15, // 17: sandboxd.executor.v1.TaskSpec.inputs:type_name -> sandboxd.executor.v1.Input
 	16, // 18: sandboxd.executor.v1.TaskSpec.limits:type_name -> sandboxd.executor.v1.ResourceLimits
-	20, // 19: sandboxd.executor.v1.TaskOutput.output_files:type_name -> sandboxd.executor.v1.OutputFile
-	21, // 20: sandboxd.executor.v1.TaskOutput.stdout:type_name -> sandboxd.executor.v1.Stream
-	21, // 21: sandboxd.executor.v1.TaskOutput.stderr:type_name -> sandboxd.executor.v1.Stream
-	22, // 22: sandboxd.executor.v1.TaskOutput.usage:type_name -> sandboxd.executor.v1.Usage
-	23, // 23: sandboxd.executor.v1.TaskOutput.applied:type_name -> sandboxd.executor.v1.Applied
-	17, // 24: sandboxd.executor.v1.OutputFile.digest:type_name -> sandboxd.executor.v1.Digest
-	17, // 25: sandboxd.executor.v1.Stream.digest:type_name -> sandboxd.executor.v1.Digest
-	26, // 26: sandboxd.executor.v1.Applied.limits:type_name -> sandboxd.executor.v1.Applied.LimitsEntry
-	0,  // 27: sandboxd.executor.v1.Executor.Session:input_type -> sandboxd.executor.v1.Request
-	17, // 28: sandboxd.executor.v1.Executor.ReadBlob:input_type -> sandboxd.executor.v1.Digest
-	8,  // 29: sandboxd.executor.v1.Executor.Session:output_type -> sandboxd.executor.v1.Response
-	18, // 30: sandboxd.executor.v1.Executor.ReadBlob:output_type -> sandboxd.executor.v1.Blob
-	29, // [29:31] is the sub-list for method output_type
-	27, // [27:29] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	22, // 19: sandboxd.executor.v1.TaskOutput.output_files:type_name -> sandboxd.executor.v1.OutputFile
+	23, // 20: sandboxd.executor.v1.TaskOutput.stdout:type_name -> sandboxd.executor.v1.Stream
+	23, // 21: sandboxd.executor.v1.TaskOutput.stderr:type_name -> sandboxd.executor.v1.Stream
+	24, // 22: sandboxd.executor.v1.TaskOutput.usage:type_name -> sandboxd.executor.v1.Usage
+	25, // 23: sandboxd.executor.v1.TaskOutput.applied:type_name -> sandboxd.executor.v1.Applied
+	20, // 24: sandboxd.executor.v1.TaskOutput.denied_connections:type_name -> sandboxd.executor.v1.DeniedConnection
+	21, // 25: sandboxd.executor.v1.TaskOutput.network_traffic:type_name -> sandboxd.executor.v1.RuleTraffic
+	17, // 26: sandboxd.executor.v1.OutputFile.digest:type_name -> sandboxd.executor.v1.Digest
+	17, // 27: sandboxd.executor.v1.Stream.digest:type_name -> sandboxd.executor.v1.Digest
+	28, // 28: sandboxd.executor.v1.Applied.limits:type_name -> sandboxd.executor.v1.Applied.LimitsEntry
+	0,  // 29: sandboxd.executor.v1.Executor.Session:input_type -> sandboxd.executor.v1.Request
+	17, // 30: sandboxd.executor.v1.Executor.ReadBlob:input_type -> sandboxd.executor.v1.Digest
+	8,  // 31: sandboxd.executor.v1.Executor.Session:output_type -> sandboxd.executor.v1.Response
+	18, // 32: sandboxd.executor.v1.Executor.ReadBlob:output_type -> sandboxd.executor.v1.Blob
+	31, // [31:33] is the sub-list for method output_type
+	29, // [29:31] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_executor_proto_init() }
@@ -2225,14 +2448,14 @@ func file_executor_proto_init() {
 		(*Response_TaskEvent)(nil),
 		(*Response_TaskResultPart)(nil),
 	}
-	file_executor_proto_msgTypes[22].OneofWrappers = []any{}
+	file_executor_proto_msgTypes[24].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_executor_proto_rawDesc), len(file_executor_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -15,6 +15,7 @@ import (
 	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
 	"github.com/sandboxd/sandboxd/limits"
+	"github.com/sandboxd/sandboxd/netpolicy"
 )
 
 // Check finds out what this machine can do with cfg, whose Cache is not needed. It
@@ -55,6 +56,7 @@ func Check(ctx context.Context, cfg Config) []Finding {
 	if err := m.Close(); err != nil {
 		add("cgroups", false, "", err, "")
 	}
+	add("network controlled", false, "can be had", probeNetwork(cfg), "load the modules that are named, or use the other network policies")
 	took, err := trial(ctx, cfg)
 	add("default task", true, fmt.Sprintf("ran in %v, with its work directory below %s", took.Round(time.Millisecond), filepath.Dir(cfg.StateDir)), err,
 		"mend what is missing above; or choose a state_dir on ext4, xfs, btrfs or tmpfs")
@@ -94,6 +96,14 @@ func userNamespaces() error {
 		return errors.New("user.max_user_namespaces is 0")
 	}
 	return nil
+}
+
+func probeNetwork(cfg Config) error {
+	m, err := netpolicy.Open(netpolicy.Config{Deny: cfg.Deny, ResolvConf: cfg.ResolvConf})
+	if err != nil {
+		return err
+	}
+	return errors.Join(m.Probe(), m.Close())
 }
 
 // trial runs a task with an overlay, as the default is.

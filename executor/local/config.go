@@ -2,6 +2,7 @@ package local
 
 import (
 	"errors"
+	"net/netip"
 
 	"github.com/sirupsen/logrus"
 
@@ -30,6 +31,11 @@ type Config struct {
 	AllowUnenforced bool
 	// Access says who may have what; Reconfigure changes it.
 	Access Access
+	// Deny are addresses that no task with a controlled network reaches; nil is what
+	// netpolicy.DefaultDeny has. The host's own go without saying.
+	Deny []netip.Prefix
+	// ResolvConf names the resolvers for such tasks; empty is /etc/resolv.conf.
+	ResolvConf string
 	// CgroupParent is the group below which tasks' groups go; empty is chosen, see
 	// package limits.
 	CgroupParent string

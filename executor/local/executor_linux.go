@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -30,6 +31,7 @@ type Executor struct {
 	log      logrus.FieldLogger
 	lock     *os.File
 	limits   *limits.Manager
+	network  *netpolicy.Manager
 	host     *sandbox.Host
 	roots    *roots
 	journal  *journal
@@ -113,7 +115,10 @@ func (e *Executor) open() (left leftovers, err error) {
 		return left, err
 	}
 	left.Processes, left.Groups = e.limits.Left().Processes, e.limits.Left().Groups
-	if e.host, err = sandbox.Open(sandbox.Config{Dir: filepath.Join(dir, "sandboxes"), RangesDir: e.cfg.RangesDir, Limits: e.limits}); err != nil {
+	if e.network, err = netpolicy.Open(netpolicy.Config{Deny: e.cfg.Deny, ResolvConf: e.cfg.ResolvConf}); err != nil {
+		return left, err
+	}
+	if e.host, err = sandbox.Open(sandbox.Config{Dir: filepath.Join(dir, "sandboxes"), RangesDir: e.cfg.RangesDir, Limits: e.limits, Network: e.network}); err != nil {
 		return left, err
 	}
 	left.Layers = e.host.Left()
@@ -203,6 +208,9 @@ func (e *Executor) unmake() error {
 	if e.host != nil {
 		errs = append(errs, e.host.Close())
 	}
+	if e.network != nil {
+		errs = append(errs, e.network.Close())
+	}
 	if e.limits != nil {
 		errs = append(errs, e.limits.Close())
 	}
@@ -236,7 +244,7 @@ func (e *Executor) Close(ctx context.Context) error {
 	e.cancel()
 	if e.lock != nil {
 		e.end = e.unmake()
-		e.lock, e.journal, e.roots, e.host, e.limits = nil, nil, nil, nil, nil
+		e.lock, e.journal, e.roots, e.host, e.network, e.limits = nil, nil, nil, nil, nil, nil
 	}
 	return e.end
 }
@@ -287,14 +295,20 @@ func (e *Executor) Capabilities(context.Context) (executor.Capabilities, error) 
 	if e.limits == nil {
 		return executor.Capabilities{}, executor.Errorf(executor.Unavailable, "the executor is closed; try another")
 	}
+	networks, missing := []string{netpolicy.Isolated.String(), netpolicy.Loopback.String()}, e.limits.Missing()
+	if err := e.network.Probe(); err != nil {
+		missing = append(missing, err.Error())
+	} else {
+		networks = append(networks, netpolicy.Controlled.String())
+	}
 	return executor.Capabilities{
 		Sandboxing: true, NetworkIsolation: true, Caching: true,
 		MaxParallel: e.cfg.MaxParallel,
 		Platforms:   []string{runtime.GOOS + "/" + runtime.GOARCH},
 		Version:     e.cfg.Version,
-		Networks:    []string{netpolicy.Isolated.String(), netpolicy.Loopback.String(), netpolicy.Full.String()},
+		Networks:    append(networks, netpolicy.Full.String()),
 		Limits:      append(e.limits.Enforces(), "tmp_bytes", "open_files", "output_bytes"),
-		Missing:     append(e.limits.Missing(), "network controlled: is not there yet; use isolated, loopback or full"),
+		Missing:     missing,
 	}, nil
 }
 
@@ -355,23 +369,27 @@ func openRoots(dir string) (_ *roots, left int, err error) {
 }
 
 // host returns the machine's own root for a network policy, and what leaves it.
-func (r *roots) host(network string) (_ *rootfs.Rootfs, leave func() error, err error) {
+func (r *roots) host(network string, nameserver netip.Addr) (_ *rootfs.Rootfs, leave func() error, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	x := r.all[network]
+	key := network
+	if nameserver.IsValid() { // one of few: see netpolicy.Manager.Addresses
+		key += " " + nameserver.String()
+	}
+	x := r.all[key]
 	if x == nil || !x.Fresh() {
-		next, err := r.open("", network)
+		next, err := r.open("", network, nameserver)
 		if err != nil {
 			return nil, nil, err
 		}
-		r.all[network] = &sharedRoot{Rootfs: next}
+		r.all[key] = &sharedRoot{Rootfs: next}
 		if x != nil {
 			x.replaced = true
 			if err := x.closeUnused(); err != nil {
 				return nil, nil, err
 			}
 		}
-		x = r.all[network]
+		x = r.all[key]
 	}
 	x.users++
 	return x.Rootfs, func() error {
@@ -383,9 +401,9 @@ func (r *roots) host(network string) (_ *rootfs.Rootfs, leave func() error, err 
 }
 
 // open needs no lock: with a directory as root it takes long.
-func (r *roots) open(root, network string) (*rootfs.Rootfs, error) {
+func (r *roots) open(root, network string, nameserver netip.Addr) (*rootfs.Rootfs, error) {
 	return rootfs.Open(filepath.Join(r.dir, fmt.Sprint(r.n.Add(1))), rootfs.Spec{
-		Root: root, Network: network, UID: sandbox.UID, GID: sandbox.GID, Hostname: sandbox.Hostname,
+		Root: root, Network: network, Nameserver: nameserver, UID: sandbox.UID, GID: sandbox.GID, Hostname: sandbox.Hostname,
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -415,9 +416,9 @@ func TestRootsTaskOwnsWhatTheDirectorysOwnerDoes(t *testing.T) {
 func TestReplacedRootIsClosed(t *testing.T) {
 	e := newExecutor(t)
 	roots := e.roots
-	a, leaveA, err := roots.host("isolated")
+	a, leaveA, err := roots.host("isolated", netip.Addr{})
 	must(t, err)
-	b, leaveB, err := roots.host("isolated")
+	b, leaveB, err := roots.host("isolated", netip.Addr{})
 	must(t, err)
 	if a != b {
 		t.Fatal("two roots of one host")

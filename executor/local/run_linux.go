@@ -34,6 +34,7 @@ type task struct {
 	caller  executor.Caller
 	paths   *opened
 	root    *rootfs.Rootfs
+	router  netpolicy.RouterSpec // of a controlled network
 	// leaveRoot is called once.
 	leaveRoot func() error
 	event     executor.EventFunc
@@ -89,7 +90,7 @@ func (t *task) execute(ctx context.Context) (out *executor.TaskOutput, err error
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, t.leaveRoot()) }()
-	if t.spec.Cache == executor.CacheOff || t.spec.WorkdirMode == executor.WorkdirDirect {
+	if t.spec.Cache == executor.CacheOff || t.spec.WorkdirMode == executor.WorkdirDirect || t.spec.Audit {
 		return t.run(ctx, false)
 	}
 	if t.signature, err = t.sign(ctx, t.spec, t.paths, t.root.Identity()); err != nil {
@@ -121,7 +122,9 @@ func (t *task) namespace() string { return "uid-" + strconv.FormatUint(uint64(t.
 func (t *task) admit() error {
 	s := t.spec
 	if s.Network == executor.NetworkControlled {
-		return executor.Errorf(executor.Unsupported, "network: controlled is not there yet; use isolated or loopback, or full if you may")
+		if err := t.admitNetwork(); err != nil {
+			return err
+		}
 	}
 	if !sandbox.Mappable(t.caller.UID) || !sandbox.Mappable(t.caller.GID) {
 		return executor.Errorf(executor.Denied, "user %d with group %d is nobody, or in a sandbox; call as another", t.caller.UID, t.caller.GID)
@@ -160,7 +163,7 @@ func (t *task) groupLimits() limits.Limits {
 func (t *task) openRoot() (err error) {
 	network := t.spec.Network.String()
 	if t.spec.Rootfs == "" {
-		t.root, t.leaveRoot, err = t.roots.host(network)
+		t.root, t.leaveRoot, err = t.roots.host(network, t.router.Addresses.Router4)
 		return full(err, "state directory", t.cfg.StateDir)
 	}
 	// Whether the caller may see it, before root looks at it.
@@ -169,7 +172,7 @@ func (t *task) openRoot() (err error) {
 		return executor.FieldErrorf("rootfs", "%q: %w; name a directory that you may read", t.spec.Rootfs, err)
 	}
 	defer dir.Close()
-	if t.root, err = t.roots.open(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()), network); err != nil {
+	if t.root, err = t.roots.open(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()), network, t.router.Addresses.Router4); err != nil {
 		return executor.FieldErrorf("rootfs", "%q: %w", t.spec.Rootfs, err)
 	}
 	t.leaveRoot = t.root.Close
@@ -263,7 +266,7 @@ func (t *task) start(ctx context.Context, l *logs) (*sandbox.Sandbox, error) {
 		ID:   "t-" + strings.ToLower(rand.Text()),
 		Root: t.root, Script: t.spec.Script, Argv: t.spec.Argv,
 		Stdio:   [3]*os.File{stdin, l.outW, l.errW},
-		Network: netpolicy.Policy(t.spec.Network), Limits: t.groupLimits(),
+		Network: netpolicy.Policy(t.spec.Network), Router: t.router, Limits: t.groupLimits(),
 		TmpBytes: max(t.limits.TmpBytes, 0), OpenFiles: t.granted.asked.OpenFiles, Debug: t.spec.Debug,
 		Work: sandbox.Work{Dir: t.paths.work, Hide: t.spec.Outputs, Mode: map[executor.WorkdirMode]sandbox.WorkMode{
 			executor.WorkdirDirect: sandbox.WorkDirect, executor.WorkdirReadonly: sandbox.WorkReadonly,
@@ -359,7 +362,10 @@ func (t *task) judge(box *sandbox.Sandbox, exit sandbox.Exit, s *stops) (*execut
 		return nil, err
 	}
 	out := &executor.TaskOutput{ExitCode: exit.Code, Signal: exit.Signal, Duration: exit.Duration, Usage: executor.Usage(used)}
-	out.Applied = executor.Applied{Network: t.spec.Network.String(), Limits: box.Group().Applied(), Sandbox: box.Found()}
+	if err := t.reportNetwork(box, out); err != nil {
+		return nil, err
+	}
+	out.Applied = executor.Applied{Network: box.Network(), Limits: box.Group().Applied(), Sandbox: box.Found()}
 	cause := s.cause()
 	switch {
 	case events.OOMKills > 0:

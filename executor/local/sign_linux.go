@@ -111,7 +111,11 @@ func (e *Executor) sign(ctx context.Context, spec *executor.TaskSpec, o *opened,
 	if err != nil {
 		return s, err
 	}
-	s.Digest, err = cache.Action(command(spec, root), in, 0, nil)
+	cmd, err := command(spec, root)
+	if err != nil {
+		return s, err
+	}
+	s.Digest, err = cache.Action(cmd, in, 0, nil)
 	if err != nil {
 		return s, executor.Errorf(executor.Invalid, "%w", err)
 	}
@@ -161,7 +165,7 @@ func unreadable(field string, err error) error {
 }
 
 // command is what runs, under what.
-func command(spec *executor.TaskSpec, root string) cache.Command {
+func command(spec *executor.TaskSpec, root string) (cache.Command, error) {
 	argv := spec.Argv
 	if spec.Script != "" {
 		argv = []string{"/bin/sh", "-e", "script"}
@@ -174,10 +178,17 @@ func command(spec *executor.TaskSpec, root string) cache.Command {
 		"debug":              strconv.FormatBool(spec.Debug),
 		"has-work":           strconv.FormatBool(spec.Workdir != ""),
 	}
+	rules, err := spec.AllowRules()
+	if err != nil {
+		return cache.Command{}, err
+	}
+	for i, r := range rules {
+		platform["allow-"+strconv.Itoa(i)] = r.String()
+	}
 	for i, in := range spec.Inputs {
 		platform["input-"+strconv.Itoa(i)] = in.Target()
 	}
-	return cache.Command{Argv: argv, Env: environment(spec.Env), Outputs: spec.Outputs, Workdir: "work", Platform: platform}
+	return cache.Command{Argv: argv, Env: environment(spec.Env), Outputs: spec.Outputs, Workdir: "work", Platform: platform}, nil
 }
 
 // environment is what a task's processes see: its own, over what every task has.

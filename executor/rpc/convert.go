@@ -94,6 +94,7 @@ func toSpec(s *executor.TaskSpec) *pb.TaskSpec {
 		Outputs:       mapped(s.Outputs, toBytes[string]),
 		DepSignatures: mapped(s.DepSignatures, toBytes[executor.Signature]),
 		Rootfs:        toBytes(s.Rootfs), TimeoutNs: int64(s.Timeout), Network: toBytes(s.Network),
+		Allow: mapped(s.Allow, toBytes[string]), Audit: s.Audit,
 		Debug: s.Debug, Cache: toBytes(s.Cache),
 		Inputs: mapped(s.Inputs, func(i executor.Input) *pb.Input {
 			return &pb.Input{Host: toBytes(i.Host), Sandbox: toBytes(i.Sandbox)}
@@ -121,6 +122,7 @@ func fromSpec(m *pb.TaskSpec) *executor.TaskSpec {
 		Outputs:       mapped(m.GetOutputs(), toString[string]),
 		DepSignatures: mapped(m.GetDepSignatures(), toString[executor.Signature]),
 		Rootfs:        string(m.GetRootfs()), Timeout: time.Duration(m.GetTimeoutNs()), Network: executor.NetworkPolicy(m.GetNetwork()),
+		Allow: mapped(m.GetAllow(), toString[string]), Audit: m.GetAudit(),
 		Debug: m.GetDebug(), Cache: executor.CacheMode(m.GetCache()),
 		Inputs: mapped(m.GetInputs(), func(i *pb.Input) executor.Input {
 			return executor.Input{Host: string(i.GetHost()), Sandbox: string(i.GetSandbox())}
@@ -235,6 +237,14 @@ func toOutput(o *executor.TaskOutput) *pb.TaskOutput {
 		Applied:          &pb.Applied{Network: text(o.Applied.Network), Sandbox: texts(o.Applied.Sandbox)},
 		UndeclaredWrites: mapped(o.UndeclaredWrites, toBytes[string]), UndeclaredTotal: o.UndeclaredTotal,
 		MissingOutputs: mapped(o.MissingOutputs, toBytes[string]),
+		DeniedConnections: mapped(o.DeniedConnections, func(d executor.DeniedConnection) *pb.DeniedConnection {
+			return &pb.DeniedConnection{Protocol: text(d.Protocol), Address: text(d.Address), Port: int64(d.Port), Name: toBytes(d.Name), Count: d.Count, Rule: text(d.Rule)}
+		}),
+		DeniedTotal: o.DeniedTotal,
+		NetworkTraffic: mapped(o.NetworkTraffic, func(r executor.RuleTraffic) *pb.RuleTraffic {
+			return &pb.RuleTraffic{Rule: text(r.Rule), Connections: r.Connections, SentBytes: r.Sent, ReceivedBytes: r.Received}
+		}),
+		NeededAllow: mapped(o.NeededAllow, toBytes[string]),
 		OutputFiles: mapped(o.OutputFiles, func(f executor.OutputFile) *pb.OutputFile {
 			return &pb.OutputFile{Path: toBytes(f.Path), Kind: text(f.Kind), Digest: toDigest(f.Digest), Mode: f.Mode, Target: toBytes(f.Target)}
 		}),
@@ -267,6 +277,16 @@ func fromOutput(m *pb.TaskOutput) *executor.TaskOutput {
 		Applied:          executor.Applied{Network: a.GetNetwork(), Limits: a.GetLimits(), Sandbox: a.GetSandbox()},
 		UndeclaredWrites: mapped(m.GetUndeclaredWrites(), toString[string]), UndeclaredTotal: m.GetUndeclaredTotal(),
 		MissingOutputs: mapped(m.GetMissingOutputs(), toString[string]),
+		DeniedConnections: mapped(m.GetDeniedConnections(), func(d *pb.DeniedConnection) executor.DeniedConnection {
+			return executor.DeniedConnection{
+				Protocol: d.GetProtocol(), Address: d.GetAddress(), Port: int(d.GetPort()), Name: string(d.GetName()), Count: d.GetCount(), Rule: d.GetRule(),
+			}
+		}),
+		DeniedTotal: m.GetDeniedTotal(),
+		NetworkTraffic: mapped(m.GetNetworkTraffic(), func(r *pb.RuleTraffic) executor.RuleTraffic {
+			return executor.RuleTraffic{Rule: r.GetRule(), Connections: r.GetConnections(), Sent: r.GetSentBytes(), Received: r.GetReceivedBytes()}
+		}),
+		NeededAllow: mapped(m.GetNeededAllow(), toString[string]),
 		OutputFiles: mapped(m.GetOutputFiles(), func(f *pb.OutputFile) executor.OutputFile {
 			return executor.OutputFile{
 				Path: string(f.GetPath()), Kind: executor.FileKind(f.GetKind()), Digest: fromDigest(f.GetDigest()), Mode: f.GetMode(), Target: string(f.GetTarget()),

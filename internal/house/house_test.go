@@ -40,6 +40,8 @@ func TestOnlyImporter(t *testing.T) {
 		"github.com/containerd/cgroups":        "limits",
 		"github.com/vishvananda/netlink":       "netpolicy",
 		"github.com/google/nftables":           "netpolicy",
+		"github.com/miekg/dns":                 "netpolicy",
+		module + "netpolicy/netpolicytest":     "none",
 		"google.golang.org/grpc":               "executor/rpc",
 		"github.com/bazelbuild/remote-apis":    "cache",
 		module + "executor/executorpb":         "executor/rpc",
@@ -53,7 +55,7 @@ func TestOnlyImporter(t *testing.T) {
 	for pkg, imports := range list(t, `{{join .Imports " "}}`) {
 		for _, i := range imports {
 			for door, only := range doors {
-				if strings.HasPrefix(i, door) && pkg != only && pkg != "executor/executorpb" {
+				if strings.HasPrefix(i, door) && pkg != only && !strings.HasPrefix(pkg, only+"/") && pkg != "executor/executorpb" {
 					t.Errorf("%s imports %s, which only %s may", pkg, i, only)
 				}
 			}
@@ -67,7 +69,7 @@ func TestLeavesKnowNobody(t *testing.T) {
 	all := list(t, `{{join .Imports " "}}`)
 	for _, leaf := range []string{"limits", "netpolicy", "rootfs", "cache"} {
 		for _, i := range all[leaf] {
-			if strings.HasPrefix(i, module) {
+			if strings.HasPrefix(i, module) && !strings.HasPrefix(i, module+leaf+"/") {
 				t.Errorf("%s imports %s; a leaf imports nothing of this module", leaf, i)
 			}
 		}

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/sandboxd/sandboxd/netpolicy"
+	"github.com/sandboxd/sandboxd/netpolicy/inside"
 )
 
 // Order is what the first process of a sandbox is told: all of it at once. Files
@@ -26,7 +26,7 @@ type Order struct {
 	Dev    int
 	Stdio  [3]int
 
-	Network  netpolicy.Policy
+	Network  inside.Policy
 	Script   string
 	Argv     []string
 	Env      []string

@@ -27,6 +27,7 @@ var modules = []string{
 	"overlay", "veth", "bridge", "dummy", "tun", "loop", "?bfq",
 	"nf_tables", "nf_conntrack", "nft_ct", "nft_reject_inet", "nft_masq", "nft_nat",
 	"nft_chain_nat", "nft_log", "nft_limit", "nft_fib_inet",
+	"nft_tproxy", "nft_socket",
 }
 
 // buildInitrd writes the initramfs: the init, the modules and the job.

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package netpolicy
+package inside
 
 import (
 	"errors"
@@ -9,5 +9,5 @@ import (
 
 // Setup needs Linux.
 func (p Policy) Setup() (found string, err error) {
-	return "", fmt.Errorf("netpolicy: network namespaces need Linux: %w", errors.ErrUnsupported)
+	return "", fmt.Errorf("network namespaces need Linux: %w", errors.ErrUnsupported)
 }

@@ -1,4 +1,4 @@
-package netpolicy
+package inside
 
 import (
 	"errors"
@@ -87,12 +87,15 @@ func TestLoopbackReachesItselfOnly(t *testing.T) {
 		if _, err := Isolated.Verify(); err == nil {
 			t.Error("isolated: loopback up was not noticed")
 		}
+		if _, err := Controlled.Verify(); err == nil {
+			t.Error("controlled: the missing link was not noticed")
+		}
 		return nil
 	})
 }
 
 func TestCheckRefusesTheUnknown(t *testing.T) {
-	for _, p := range []Policy{"controlled", "none", "Full"} {
+	for _, p := range []Policy{"Controlled", "none", "Full"} {
 		if err := p.Check(); !errors.Is(err, ErrUnsupported) {
 			t.Errorf("%q: %v", p, err)
 		}
@@ -100,7 +103,7 @@ func TestCheckRefusesTheUnknown(t *testing.T) {
 			t.Errorf("%q shares the host's network", p)
 		}
 	}
-	if err := errors.Join(Isolated.Check(), Loopback.Check(), Full.Check()); err != nil {
+	if err := errors.Join(Isolated.Check(), Loopback.Check(), Controlled.Check(), Full.Check()); err != nil {
 		t.Error(err)
 	}
 	if Full.Own() {

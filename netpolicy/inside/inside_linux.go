@@ -1,4 +1,4 @@
-package netpolicy
+package inside
 
 import (
 	"fmt"
@@ -12,7 +12,8 @@ import (
 
 // Setup readies the network namespace that the calling process is in, and
 // returns what Verify found there. The process must be in the task's namespace,
-// before the task is, and needs CAP_NET_ADMIN over it for Loopback.
+// before the task is, and needs CAP_NET_ADMIN over it for Loopback. Controlled was readied
+// from outside.
 func (p Policy) Setup() (found string, err error) {
 	if err := p.Check(); err != nil {
 		return "", err
@@ -36,15 +37,26 @@ func (p Policy) Verify() (found string, err error) {
 		return "", fmt.Errorf("list network interfaces: %w", err)
 	}
 	var seen []string
+	linked := false
 	for _, i := range all {
-		loopback, isUp, state := i.flags&unix.IFF_LOOPBACK != 0, i.flags&unix.IFF_UP != 0, "down"
+		isUp, state := i.flags&unix.IFF_UP != 0, "down"
 		if isUp {
 			state = "up"
 		}
-		if isUp && !loopback || isUp != (p == Loopback) && loopback {
+		want := false
+		switch {
+		case i.flags&unix.IFF_LOOPBACK != 0:
+			want = p == Loopback || p == Controlled
+		case i.name == Link:
+			want, linked = p == Controlled, true
+		}
+		if isUp != want {
 			return "", fmt.Errorf("network %s: interface %s is %s", p, i.name, state)
 		}
 		seen = append(seen, i.name+" "+state)
+	}
+	if p == Controlled && !linked {
+		return "", fmt.Errorf("network %s: there is no interface %s", p, Link)
 	}
 	slices.Sort(seen)
 	return p.String() + ": " + strings.Join(seen, ", "), nil

@@ -19,10 +19,12 @@ VM_PACKAGES := $(foreach d,internal/vmtest limits netpolicy rootfs sandbox execu
 # packages of which the first that apt knows is taken, or a folder with one unpacked.
 VM_KERNEL     ?= linux-image-6.12-cloud-amd64 linux-image-cloud-amd64
 VM_KERNEL_OLD ?= linux-image-cloud-amd64
-VM_RUN        ?= .
+VM_RUN         ?= .
+VM_RUN_SYSTEMD ?= ^TestSystemd
 # An emulated guest is 10 to 40 times slower than the machine.
-VM_TEST = CGO_ENABLED=1 $(GO) test -count=1 -p 1 -timeout 30m -run '$(VM_RUN)' -tags '$(TAGS) netgo osusergo' \
-	-ldflags '$(STATIC)'
+VM_GO      = CGO_ENABLED=1 $(GO) test -count=1 -p 1 -timeout 30m -tags '$(TAGS) netgo osusergo' -ldflags '$(STATIC)'
+VM_TEST    = $(VM_GO) -run '$(VM_RUN)'
+VM_SYSTEMD = $(VM_GO) -run '$(VM_RUN_SYSTEMD)'
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,9 +48,17 @@ test-host: deps-build deps-test ## the tests on this machine, with the race dete
 	@# The race detector's second of waiting for stragglers would be paid by each sandbox's init.
 	GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 $(GO) test -race -tags '$(TAGS)' -timeout 20m ./...
 
-test-vm: deps-test vmtools build ## the privileged tests on a pure cgroup v2 tree, under VM_KERNEL
+test-vm: test-vm-fast test-vm-systemd ## the privileged tests on a pure cgroup v2 tree, and the daemon under systemd, under VM_KERNEL
+
+test-vm-fast: deps-test vmtools build
 	@k=$$(internal/vmtest/kernel.sh $(VM_KERNEL)) && echo "test-vm: kernel $${k##*/}" && \
 	$(VM_TEST) -exec "$(CURDIR)/bin/vmexec -kernel $$k -file /usr/bin/sandboxd=$(CURDIR)/bin/sandboxd -env SANDBOXD_PROGRAM=/usr/bin/sandboxd" $(VM_PACKAGES)
+
+test-vm-systemd: deps-test vmtools build
+	@k=$$(internal/vmtest/kernel.sh $(VM_KERNEL)) && i=$${VM_IMAGE:-$$(internal/vmtest/image.sh)} && \
+	echo "test-vm: kernel $${k##*/}, image $${i##*/}" && \
+	d=$$(mktemp -d) && trap 'rm -rf "$$d"' EXIT && $(MAKE) --no-print-directory install DESTDIR=$$d >/dev/null && \
+	$(VM_SYSTEMD) -exec "$(CURDIR)/bin/vmexec -kernel $$k -image $$i -memory 1536 -file /usr/local=$$d/usr/local -env SANDBOXD_PROGRAM=/usr/local/bin/sandboxd -env SANDBOXD_SYSTEMD=1" ./integration
 
 test-vm-all: test-vm ## test-vm, and again under VM_KERNEL_OLD
 	@$(MAKE) --no-print-directory test-vm VM_KERNEL='$(VM_KERNEL_OLD)'
@@ -72,11 +82,16 @@ fuzz: ## every fuzz target for FUZZTIME
 
 install: build ## into DESTDIR and PREFIX, with the systemd units
 	install -D -m 0755 bin/sandboxd $(DESTDIR)$(PREFIX)/bin/sandboxd
-	@for f in $(wildcard systemd/*.service systemd/*.socket); do install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system $$f || exit 1; done
-	@for d in sysusers tmpfiles; do ! [ -e systemd/$$d.conf ] || install -D -m 0644 systemd/$$d.conf $(DESTDIR)$(PREFIX)/lib/$$d.d/sandboxd.conf || exit 1; done
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/sandboxd README.md SECURITY.md CHANGELOG.md LICENSE systemd/sandboxd.toml
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	for u in sandboxd.service sandboxd.socket; do \
+		sed 's|/usr/local/|$(PREFIX)/|g' systemd/$$u >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$u && \
+		chmod 0644 $(DESTDIR)$(PREFIX)/lib/systemd/system/$$u || exit 1; done
+	install -D -m 0644 systemd/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/sandboxd.conf
+	install -D -m 0644 systemd/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/sandboxd.conf
 
 clean: ## what was built here
 	rm -rf bin .cache
 	$(GO) clean
 
-.PHONY: help deps build demo test test-host test-vm test-vm-all vmtools check generate bench fuzz install clean
+.PHONY: help deps build demo test test-host test-vm test-vm-fast test-vm-systemd test-vm-all vmtools check generate bench fuzz install clean

@@ -161,14 +161,14 @@ func TestServeAndWhatIsAtItsSocket(t *testing.T) {
 	}
 	makeStale(t, stale)
 	for path, want := range map[string]string{taken: "another daemon answers", file: "is no socket"} {
-		if _, err := claimSocket(path); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := claimSocket(path, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
 	if b, _ := os.ReadFile(file); string(b) != "precious" {
 		t.Error("it touched a file that is no socket")
 	}
-	c, err := claimSocket(stale)
+	c, err := claimSocket(stale, nil)
 	if err != nil {
 		t.Fatalf("stale socket: %v", err)
 	}
@@ -191,7 +191,7 @@ func TestServeAndWhatIsAtItsSocket(t *testing.T) {
 
 func TestReleaseLeavesAnothersSocket(t *testing.T) {
 	path := filepath.Join(socketDir(t), "s")
-	c, err := claimSocket(path)
+	c, err := claimSocket(path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

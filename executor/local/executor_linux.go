@@ -232,6 +232,44 @@ func (e *Executor) leave(out *executor.TaskOutput) {
 	}
 }
 
+// Healthy returns an error if no task can be started. It takes what the start of one
+// takes, and makes and removes a control group; where one of these hangs, so does it.
+func (e *Executor) Healthy() error {
+	e.mu.Lock()
+	host, groups, shared := e.host, e.limits, e.roots
+	e.mu.Unlock()
+	if host == nil {
+		return executor.Errorf(executor.Unavailable, "the executor is closed")
+	}
+	for _, l := range []sync.Locker{&e.flight.mu, &shared.mu} {
+		l.Lock()
+		l.Unlock()
+	}
+	if err := host.Healthy(); err != nil {
+		return err
+	}
+	g, err := groups.Create(fmt.Sprintf("healthy-%d", os.Getpid()), limits.Limits{})
+	if err != nil {
+		return err
+	}
+	return g.Close()
+}
+
+// Reconfigure takes over what of cfg can change while tasks run: AllowFull and
+// AllowUnlimited, for tasks that come later.
+func (e *Executor) Reconfigure(cfg Config) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.cfg.AllowFull, e.cfg.AllowUnlimited = cfg.AllowFull, cfg.AllowUnlimited
+}
+
+// rights are who may have the network policy full, and no limits.
+func (e *Executor) rights() (full, unlimited []uint32) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.cfg.AllowFull, e.cfg.AllowUnlimited
+}
+
 // Status implements executor.Executor.
 func (e *Executor) Status(context.Context) (executor.Status, error) {
 	e.mu.Lock()

@@ -110,18 +110,19 @@ func (t *task) admit() error {
 	if s.Network == executor.NetworkControlled {
 		return executor.Errorf(executor.Unsupported, "network: controlled is not there yet; use isolated or loopback, or full if you may")
 	}
-	if s.Network == executor.NetworkFull && !allowed(t.caller, t.cfg.AllowFull) {
+	full, unlimited := t.rights()
+	if s.Network == executor.NetworkFull && !allowed(t.caller, full) {
 		return executor.Errorf(executor.Denied, "network: full is the host's own network, which user %d may not have; use isolated or loopback, or have the administrator add the user to callers.full_network_uids", t.caller.UID)
 	}
 	all, err := machineMemory()
 	if err != nil {
 		return err
 	}
-	if s.Limits.MemoryBytes > max(all, executor.DefaultMemoryBytes) && !allowed(t.caller, t.cfg.AllowUnlimited) {
+	if s.Limits.MemoryBytes > max(all, executor.DefaultMemoryBytes) && !allowed(t.caller, unlimited) {
 		return executor.Errorf(executor.Denied, "limits.memory_bytes: %d is more than the machine's %d, and so no limit, which user %d may not have; give less, or have the administrator add the user to callers.unlimited_uids", s.Limits.MemoryBytes, all, t.caller.UID)
 	}
 	for name, v := range map[string]int64{"memory_bytes": s.Limits.MemoryBytes, "pids_max": s.Limits.PidsMax} {
-		if v == executor.Unlimited && !allowed(t.caller, t.cfg.AllowUnlimited) {
+		if v == executor.Unlimited && !allowed(t.caller, unlimited) {
 			return executor.Errorf(executor.Denied, "limits.%s: user %d may not have it unlimited; give a number, or have the administrator add the user to callers.unlimited_uids", name, t.caller.UID)
 		}
 	}

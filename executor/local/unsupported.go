@@ -22,6 +22,14 @@ func (e *Executor) OpenBlob(context.Context, executor.Caller, executor.Digest) (
 	return nil, executor.Errorf(executor.Unsupported, "sandboxes need Linux")
 }
 
+// Healthy is never reached, as OpenBlob.
+func (e *Executor) Healthy() error {
+	return executor.Errorf(executor.Unsupported, "sandboxes need Linux")
+}
+
+// Reconfigure is never reached, as OpenBlob.
+func (e *Executor) Reconfigure(Config) {}
+
 // Check finds that this is not Linux.
 func Check(context.Context, Config) []Finding {
 	return []Finding{{Name: "linux", Detail: "this is another system", Remedy: "run the daemon on Linux", Required: true}}

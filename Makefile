@@ -24,7 +24,7 @@ VM_RUN_SYSTEMD ?= ^TestSystemd
 # An emulated guest is 10 to 40 times slower than the machine.
 VM_GO      = CGO_ENABLED=1 $(GO) test -count=1 -p 1 -timeout 30m -tags '$(TAGS) netgo osusergo' -ldflags '$(STATIC)'
 VM_TEST    = $(VM_GO) -run '$(VM_RUN)'
-VM_SYSTEMD = $(VM_GO) -run '$(VM_RUN_SYSTEMD)'
+VM_SYSTEMD = $(VM_GO) -v -run '$(VM_RUN_SYSTEMD)'
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

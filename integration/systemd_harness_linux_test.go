@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sandboxd/sandboxd/internal/testutil"
 )
@@ -47,6 +48,8 @@ func underSystemd(t *testing.T) *daemon {
 	}
 	testutil.CheckLeaks(t)
 	d := &daemon{t: t, dir: newDir(t), socket: unitSocket, state: "/var/lib/sandboxd"}
+	d.systemctl("reset-failed", "sandboxd.service") // with which its starts are counted anew
+	since := fmt.Sprintf("--since=@%d", time.Now().Unix())
 	before := d.left()
 	t.Cleanup(func() {
 		d.systemctl("stop", "sandboxd.service")
@@ -56,7 +59,7 @@ func underSystemd(t *testing.T) *daemon {
 			}
 		}
 		if t.Failed() {
-			out, _ := exec.Command("journalctl", "-u", "sandboxd.service", "-n", "60", "--no-pager", "-o", "short-monotonic").CombinedOutput()
+			out, _ := exec.Command("journalctl", "-u", "sandboxd.service", since, "--no-pager", "-o", "short-monotonic").CombinedOutput()
 			t.Logf("the journal:\n%s", out)
 		}
 	})
@@ -66,6 +69,14 @@ func underSystemd(t *testing.T) *daemon {
 // install does what an administrator does after make install.
 func install() error {
 	if _, err := os.Stat("/usr/local/lib/systemd/system/sandboxd.service"); err != nil {
+		return err
+	}
+	// Without costs of its I/O, a disk has no shares for io.weight to divide.
+	dev, err := os.ReadFile("/sys/block/vda/dev")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile("/sys/fs/cgroup/io.cost.qos", []byte(strings.TrimSpace(string(dev))+" enable=1 ctrl=auto"), 0); err != nil {
 		return err
 	}
 	for _, c := range [][]string{
@@ -89,6 +100,41 @@ func (d *daemon) systemctl(args ...string) string {
 		d.t.Errorf("systemctl %s: %v: %s", args, err, out)
 	}
 	return strings.TrimSpace(string(out))
+}
+
+// by is how a client's command of a named user ends, who has the groups that the machine
+// knows the user to be in.
+func (d *daemon) by(user string, args ...string) outcome {
+	d.t.Helper()
+	cmd := d.as(0, "/", args...)
+	cmd.Path, cmd.Args = "/usr/bin/setpriv", append([]string{
+		"setpriv", "--reuid", user, "--regid", user, "--init-groups", program(d.t)}, args...)
+	return finish(d.t, cmd)
+}
+
+// configure writes the daemon's configuration, for this test.
+func (d *daemon) configure(text string) {
+	d.t.Helper()
+	writeFile(d.t, unitConfig, text)
+	d.t.Cleanup(func() {
+		if err := os.RemoveAll(filepath.Dir(unitConfig)); err != nil {
+			d.t.Error(err)
+		}
+	})
+}
+
+// dropIn changes the unit, for this test.
+func (d *daemon) dropIn(text string) {
+	d.t.Helper()
+	const dir = "/run/systemd/system/sandboxd.service.d"
+	writeFile(d.t, dir+"/story.conf", text)
+	d.systemctl("daemon-reload")
+	d.t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			d.t.Error(err)
+		}
+		d.systemctl("daemon-reload")
+	})
 }
 
 // property of the service.

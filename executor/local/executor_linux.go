@@ -241,10 +241,8 @@ func (e *Executor) Healthy() error {
 	if host == nil {
 		return executor.Errorf(executor.Unavailable, "the executor is closed")
 	}
-	for _, l := range []sync.Locker{&e.flight.mu, &shared.mu} {
-		l.Lock()
-		l.Unlock()
-	}
+	obtain(&e.flight.mu)
+	obtain(&shared.mu)
 	if err := host.Healthy(); err != nil {
 		return err
 	}
@@ -253,6 +251,12 @@ func (e *Executor) Healthy() error {
 		return err
 	}
 	return g.Close()
+}
+
+// obtain returns once l could be had.
+func obtain(l sync.Locker) {
+	l.Lock()
+	defer l.Unlock()
 }
 
 // Reconfigure takes over what of cfg can change while tasks run: AllowFull and

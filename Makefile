@@ -19,11 +19,14 @@ VM_PACKAGES := $(foreach d,internal/vmtest limits netpolicy rootfs sandbox execu
 # packages of which the first that apt knows is taken, or a folder with one unpacked.
 VM_KERNEL     ?= linux-image-6.12-cloud-amd64 linux-image-cloud-amd64
 VM_KERNEL_OLD ?= linux-image-cloud-amd64
+COVER_PACKAGES ?= ./...
 VM_RUN         ?= .
 VM_RUN_SYSTEMD ?= ^TestSystemd
+# How many guests run at once. An emulated one keeps one processor busy, and takes 2 GiB.
+VM_PARALLEL    ?= $(shell n=$$(nproc); m=$$(awk '/MemAvailable/{print int($$2/3000000)}' /proc/meminfo); [ $$m -lt $$n ] && n=$$m; [ $$n -ge 1 ] || n=1; echo $$n)
 # An emulated guest is 10 to 40 times slower than the machine.
-VM_GO      = CGO_ENABLED=1 $(GO) test -count=1 -p 1 -timeout 30m -tags '$(TAGS) netgo osusergo' -ldflags '$(STATIC)'
-VM_TEST    = $(VM_GO) -run '$(VM_RUN)'
+VM_GO      = CGO_ENABLED=1 $(GO) test -count=1 -p $(VM_PARALLEL) -timeout 30m -tags '$(TAGS) netgo osusergo' -ldflags '$(STATIC)'
+VM_TEST    = $(VM_GO) $(COVER) -run '$(VM_RUN)'
 VM_SYSTEMD = $(VM_GO) -v -run '$(VM_RUN_SYSTEMD)'
 
 help: ## list the targets
@@ -66,6 +69,15 @@ test-vm-all: test-vm ## test-vm, and again under VM_KERNEL_OLD
 vmtools:
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/ ./internal/vmtest/cmd/...
 
+# One profile of both: a line of code that either has run counts. What the tests run as
+# processes of their own, the daemon above all, is not counted.
+cover: COVER = -covermode=atomic -coverpkg=./...
+cover: deps-build deps-test vmtools build ## what the tests of both cover: bin/cover.out
+	CGO_ENABLED=1 $(GO) test -tags '$(TAGS)' -timeout 20m $(COVER) -coverprofile=bin/cover.host $(COVER_PACKAGES)
+	@$(MAKE) --no-print-directory test-vm-fast COVER='$(COVER) -coverprofile=$(CURDIR)/bin/cover.vm'
+	@{ echo 'mode: atomic'; grep -hv '^mode:' bin/cover.host bin/cover.vm; } >bin/cover.out
+	@$(GO) tool cover -func=bin/cover.out | tail -n 1
+
 check: deps-build deps-check ## vet, lint, formatting, generated code, other systems, modules
 	@GO='$(GO)' TAGS='$(TAGS)' .ci/check
 
@@ -94,4 +106,4 @@ clean: ## what was built here
 	rm -rf bin .cache
 	$(GO) clean
 
-.PHONY: help deps build demo test test-host test-vm test-vm-fast test-vm-systemd test-vm-all vmtools check generate bench fuzz install clean
+.PHONY: help deps build demo test test-host test-vm test-vm-fast test-vm-systemd test-vm-all vmtools cover check generate bench fuzz install clean

@@ -247,3 +247,19 @@ func TestDialErrorsSayWhatToDo(t *testing.T) {
 		}
 	}
 }
+
+// TestSilentDaemon: a socket that is held for a daemon which does not come.
+func TestSilentDaemon(t *testing.T) {
+	path := filepath.Join(socketDir(t), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	e, _, _ := testEnv()
+	if _, err := e.connect(ctx, path); executor.KindOf(err) != executor.Unavailable || !strings.Contains(err.Error(), "starting or stopping") {
+		t.Errorf("%v", err)
+	}
+}

@@ -107,6 +107,8 @@ func TestSystemdWorkdirs(t *testing.T) {
 // TestSystemdLimits: each limit by the file of the kernel that holds it, and by what it does.
 func TestSystemdLimits(t *testing.T) {
 	d := underSystemd(t)
+	d.systemctl("start", "sandboxd.service")
+	pid := d.property("MainPID")
 	client, alive := d.living(0, "while :; do :; done", "--memory", "64M", "--pids", "20", "--cpus", "0.2", "--io-weight", "50")
 	groups, err := filepath.Glob(unitGroup + "/tasks/*/cgroup.procs")
 	if err != nil || len(groups) != 1 {
@@ -163,6 +165,9 @@ func TestSystemdLimits(t *testing.T) {
 		if c.cause == "exited" && (r.Usage.PeakMemory < 30<<20 || r.Usage.PeakMemory > 200<<20) {
 			t.Errorf("a task of 30 MiB had a peak of %d bytes", r.Usage.PeakMemory)
 		}
+	}
+	if now := d.property("MainPID"); now != pid {
+		t.Errorf("with a task that ran out of memory the daemon went: pid %s and then %s", pid, now)
 	}
 }
 

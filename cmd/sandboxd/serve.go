@@ -117,7 +117,10 @@ func (e *env) serve(ctx context.Context, c config, load func() (config, error)) 
 	}
 	srv := e.parts.newServer(logged{host: h, log: log}, log)
 	done := make(chan error, 1)
-	go func() { done <- srv.Serve(l) }()
+	go func() {
+		defer close(done)
+		done <- srv.Serve(l)
+	}()
 	log.WithFields(logrus.Fields{"socket": claim.path, "version": buildVersion(), "max_parallel": c.MaxParallel}).Info("ready")
 	super.ready(log)
 	stop, watched := make(chan struct{}), make(chan struct{})
@@ -126,21 +129,13 @@ func (e *env) serve(ctx context.Context, c config, load func() (config, error)) 
 		super.watch(h, log, stop)
 	}()
 	defer func() { close(stop); <-watched }()
-	for sig := os.Signal(syscall.SIGHUP); sig == syscall.SIGHUP; {
-		select {
-		case err := <-done:
-			return fmt.Errorf("serve %s: %w", claim.path, err)
-		case <-ctx.Done():
-			sig = nil
-		case sig = <-e.signals:
-		}
-		if sig == syscall.SIGHUP {
-			super.reloading(log)
-			c = reload(c, load, h, log)
-			super.ready(log)
-		} else {
-			log.WithField("signal", sig).Info("stopping")
-		}
+	err = e.untilStopped(ctx, done, log, func() {
+		super.reloading(log)
+		c = reload(c, load, h, log)
+		super.ready(log)
+	})
+	if err != nil {
+		return fmt.Errorf("serve %s: %w", claim.path, err)
 	}
 	grace := c.ShutdownGrace.Duration
 	super.stopping(log, grace+2*cleanupTime)
@@ -151,6 +146,28 @@ func (e *env) serve(ctx context.Context, c config, load func() (config, error)) 
 		log.Info("stopped")
 	}
 	return err
+}
+
+// untilStopped returns once the daemon is told to stop, or with the error that ended it. It
+// calls reload for each SIGHUP.
+func (e *env) untilStopped(ctx context.Context, served <-chan error, log logrus.FieldLogger, reload func()) error {
+	for {
+		select {
+		case err := <-served:
+			if err == nil {
+				log.Info("stopped by a client")
+			}
+			return err
+		case <-ctx.Done():
+			return nil
+		case sig := <-e.signals:
+			if sig != syscall.SIGHUP {
+				log.WithField("signal", sig).Info("stopping")
+				return nil
+			}
+			reload()
+		}
+	}
 }
 
 // shutdown lets tasks end within grace; a second signal to end cuts it short.

@@ -35,8 +35,8 @@ type host interface {
 	// Healthy returns an error where no task can be started, and does not return where
 	// that would hang.
 	Healthy() error
-	// Reconfigure takes over what of c can change while tasks run.
-	Reconfigure(c config)
+	// Reconfigure takes over what of c can change while tasks run, or nothing if there is an error.
+	Reconfigure(c config) error
 }
 
 // server is an rpc.Server.
@@ -82,9 +82,10 @@ type localHost struct {
 }
 
 // Reconfigure implements host.
-func (h localHost) Reconfigure(c config) {
-	h.store.SetMaxBytes(int64(c.CacheMaxBytes))
+func (h localHost) Reconfigure(c config) error {
 	h.Executor.Reconfigure(localConfig(c))
+	h.store.SetMaxBytes(int64(c.CacheMaxBytes))
+	return nil
 }
 
 // Close implements executor.Executor.

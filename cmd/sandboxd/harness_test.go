@@ -43,10 +43,14 @@ func (s *scripted) Healthy() error {
 }
 
 // Reconfigure implements host.
-func (s *scripted) Reconfigure(c config) {
+func (s *scripted) Reconfigure(c config) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.sick != nil {
+		return s.sick
+	}
 	s.config = c
+	return nil
 }
 
 func (s *scripted) Execute(ctx context.Context, spec *executor.TaskSpec) (*executor.TaskOutput, error) {

@@ -21,13 +21,15 @@ func reload(old config, load func() (config, error), h host, log *logrus.Logger)
 	if err == nil {
 		level, err = logrus.ParseLevel(next.LogLevel)
 	}
+	if err == nil {
+		keep(&next, old, log)
+		err = h.Reconfigure(next)
+	}
 	if err != nil {
 		log.WithError(err).Error("the configuration is not reloaded, and the one before stays in force")
 		return old
 	}
-	keep(&next, old, log)
 	log.SetLevel(level)
-	h.Reconfigure(next)
 	log.Info("configuration reloaded")
 	return next
 }

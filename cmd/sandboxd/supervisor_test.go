@@ -243,6 +243,12 @@ func TestReload(t *testing.T) {
 	if now.StateDir != old.StateDir || h.config.StateDir != old.StateDir || now.Limits.AllowUnenforced {
 		t.Errorf("what takes a restart was taken over: %+v", now)
 	}
+	h.sick = errors.New("cannot")
+	write("log_level = \"error\"\n")
+	if after, text := said(now); !strings.Contains(text, "stays in force") || after.LogLevel != "debug" || log.GetLevel() != logrus.DebugLevel {
+		t.Errorf("a host that cannot follow: %+v, %s", after, text)
+	}
+	h.sick = nil
 	for _, broken := range []string{"cache_max_bytes = 7\n", "no_such_key = 1\n", "log_level = \"loud\"\n", "=\n"} {
 		write(broken)
 		if after, text := said(now); !strings.Contains(text, "stays in force") || after.CacheMaxBytes != now.CacheMaxBytes || h.config.CacheMaxBytes != 1<<30 {

@@ -15,16 +15,22 @@ FUZZTIME  ?= 10s
 BENCHTIME ?= 1s
 SOAK      ?= 200
 SEED      ?= 1
-# The packages whose tests make namespaces, mounts, cgroups or rules.
-VM_PACKAGES := $(foreach d,internal/vmtest limits netpolicy rootfs sandbox executor/local integration,$(if $(wildcard $(d)/*_test.go),./$(d)))
+# The packages whose tests make namespaces, mounts, cgroups or rules. Those that take long
+# begin early, after the harness's own.
+VM_PACKAGES := $(foreach d,internal/vmtest executor/local integration rootfs sandbox limits netpolicy,$(if $(wildcard $(d)/*_test.go),./$(d)))
 # The kernels of `make test-vm` and, the oldest we care for, of `make test-vm-all`:
 # packages of which the first that apt knows is taken, or a folder with one unpacked.
 VM_KERNEL     ?= linux-image-6.12-cloud-amd64 linux-image-cloud-amd64
 VM_KERNEL_OLD ?= linux-image-cloud-amd64
-VM_RUN        ?= .
+COVER_PACKAGES ?= ./...
+VM_RUN         ?= .
+VM_RUN_SYSTEMD ?= ^TestSystemd
+# How many guests run at once. An emulated one keeps one processor busy, and takes 2 GiB.
+VM_PARALLEL    ?= $(shell n=$$(nproc); m=$$(awk '/MemAvailable/{print int($$2/3000000)}' /proc/meminfo); [ $$m -lt $$n ] && n=$$m; [ $$n -ge 1 ] || n=1; echo $$n)
 # An emulated guest is 10 to 40 times slower than the machine.
-VM_TEST = CGO_ENABLED=1 $(GO) test -count=1 -p 1 -timeout 30m -run '$(VM_RUN)' -tags '$(TAGS) netgo osusergo' \
-	-ldflags '$(STATIC)'
+VM_GO      = CGO_ENABLED=1 $(GO) test -count=1 -p $(VM_PARALLEL) -timeout 30m -tags '$(TAGS) netgo osusergo' -ldflags '$(STATIC)'
+VM_TEST    = $(VM_GO) $(COVER) -run '$(VM_RUN)'
+VM_SYSTEMD = $(VM_GO) -v -run '$(VM_RUN_SYSTEMD)'
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,15 +54,32 @@ test-host: deps-build deps-test ## the tests on this machine, with the race dete
 	@# The race detector's second of waiting for stragglers would be paid by each sandbox's init.
 	GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 $(GO) test -race -tags '$(TAGS)' -timeout 20m ./...
 
-test-vm: deps-test vmtools build ## the privileged tests on a pure cgroup v2 tree, under VM_KERNEL
+test-vm: test-vm-fast test-vm-systemd ## the privileged tests on a pure cgroup v2 tree, and the daemon under systemd, under VM_KERNEL
+
+test-vm-fast: deps-test vmtools build
 	@k=$$(internal/vmtest/kernel.sh $(VM_KERNEL)) && echo "test-vm: kernel $${k##*/}" && \
 	$(VM_TEST) -exec "$(CURDIR)/bin/vmexec -kernel $$k -file /usr/bin/sandboxd=$(CURDIR)/bin/sandboxd -env SANDBOXD_PROGRAM=/usr/bin/sandboxd" $(VM_PACKAGES)
+
+test-vm-systemd: deps-test vmtools build
+	@k=$$(internal/vmtest/kernel.sh $(VM_KERNEL)) && i=$${VM_IMAGE:-$$(internal/vmtest/image.sh)} && \
+	echo "test-vm: kernel $${k##*/}, image $${i##*/}" && \
+	d=$$(mktemp -d) && trap 'rm -rf "$$d"' EXIT && $(MAKE) --no-print-directory install DESTDIR=$$d >/dev/null && \
+	$(VM_SYSTEMD) -exec "$(CURDIR)/bin/vmexec -kernel $$k -image $$i -memory 1536 -file /usr/local=$$d/usr/local -env SANDBOXD_PROGRAM=/usr/local/bin/sandboxd -env SANDBOXD_SYSTEMD=1" ./integration
 
 test-vm-all: test-vm ## test-vm, and again under VM_KERNEL_OLD
 	@$(MAKE) --no-print-directory test-vm VM_KERNEL='$(VM_KERNEL_OLD)'
 
 vmtools:
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/ ./internal/vmtest/cmd/...
+
+# One profile of both: a line of code that either has run counts. What the tests run as
+# processes of their own, the daemon above all, is not counted.
+cover: COVER = -covermode=atomic -coverpkg=./...
+cover: deps-build deps-test vmtools build ## what the tests of both cover: bin/cover.out
+	CGO_ENABLED=1 $(GO) test -tags '$(TAGS)' -timeout 20m $(COVER) -coverprofile=bin/cover.host $(COVER_PACKAGES)
+	@$(MAKE) --no-print-directory test-vm-fast COVER='$(COVER) -coverprofile=$(CURDIR)/bin/cover.vm'
+	@{ echo 'mode: atomic'; grep -hv '^mode:' bin/cover.host bin/cover.vm; } >bin/cover.out
+	@$(GO) tool cover -func=bin/cover.out | tail -n 1
 
 check: deps-build deps-check ## vet, lint, formatting, generated code, other systems, modules
 	@GO='$(GO)' TAGS='$(TAGS)' .ci/check
@@ -78,11 +101,16 @@ fuzz: ## every fuzz target for FUZZTIME
 
 install: build ## into DESTDIR and PREFIX, with the systemd units
 	install -D -m 0755 bin/sandboxd $(DESTDIR)$(PREFIX)/bin/sandboxd
-	@for f in $(wildcard systemd/*.service systemd/*.socket); do install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system $$f || exit 1; done
-	@for d in sysusers tmpfiles; do ! [ -e systemd/$$d.conf ] || install -D -m 0644 systemd/$$d.conf $(DESTDIR)$(PREFIX)/lib/$$d.d/sandboxd.conf || exit 1; done
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/sandboxd README.md SECURITY.md CHANGELOG.md LICENSE systemd/sandboxd.toml
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	for u in sandboxd.service sandboxd.socket; do \
+		sed 's|/usr/local/|$(PREFIX)/|g' systemd/$$u >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$u && \
+		chmod 0644 $(DESTDIR)$(PREFIX)/lib/systemd/system/$$u || exit 1; done
+	install -D -m 0644 systemd/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/sandboxd.conf
+	install -D -m 0644 systemd/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/sandboxd.conf
 
 clean: ## what was built here
 	rm -rf bin .cache
 	$(GO) clean
 
-.PHONY: help deps build demo test test-host test-vm test-vm-all vmtools check generate bench soak fuzz install clean
+.PHONY: help deps build demo test test-host test-vm test-vm-fast test-vm-systemd test-vm-all vmtools cover check generate bench soak fuzz install clean

@@ -9,6 +9,7 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -40,8 +41,9 @@ type Config struct {
 type Cache struct {
 	root  *os.Root
 	cfg   Config
-	own   string   // tmp/<random>, this process's
-	alive *os.File // holds the lock that says own is in use
+	max   atomic.Int64 // what Config.MaxBytes is now
+	own   string       // tmp/<random>, this process's
+	alive *os.File     // holds the lock that says own is in use
 	index index
 	left  int          // files that dead processes were writing, which Open removed
 	local sync.RWMutex // the lock, between goroutines; flock knows only open files
@@ -73,6 +75,7 @@ func Open(dir string, cfg Config) (*Cache, error) {
 		return nil, fmt.Errorf("open cache directory: %w", err)
 	}
 	c := &Cache{root: root, cfg: cfg, verified: map[string]verification{}, synced: map[string]bool{}, dirs: map[string]bool{}}
+	c.max.Store(cfg.MaxBytes)
 	c.index.init(root)
 	if err := c.prepare(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open cache %s: %w", dir, explain(root, err)), c.Close())
@@ -95,7 +98,11 @@ func (c *Cache) Close() error {
 func (c *Cache) Left() int { return c.left }
 
 // MaxBytes is the size below which GC brings the cache.
-func (c *Cache) MaxBytes() int64 { return c.cfg.MaxBytes }
+func (c *Cache) MaxBytes() int64 { return c.max.Load() }
+
+// SetMaxBytes changes Config.MaxBytes, which must be positive. What is stored already
+// goes with the next GC.
+func (c *Cache) SetMaxBytes(n int64) { c.max.Store(n) }
 
 // prepare makes the directories, so that nothing later has to but those of namespaces.
 func (c *Cache) prepare() error {

@@ -40,7 +40,7 @@ type GCReport struct {
 
 // Stats counts what is there, by walking all of it.
 func (c *Cache) Stats() (Stats, error) {
-	s := Stats{MaxBytes: c.cfg.MaxBytes}
+	s := Stats{MaxBytes: c.MaxBytes()}
 	err := c.eachBlob(func(_ Digest, fi fs.FileInfo) error {
 		s.Blobs++
 		s.Bytes += fi.Size()
@@ -120,7 +120,7 @@ func (s *sweeper) run(ctx context.Context) error {
 	if s.enough() {
 		return nil
 	}
-	if s.grace = s.c.cfg.Grace; s.report.Left > 2*s.c.cfg.MaxBytes {
+	if s.grace = s.c.cfg.Grace; s.report.Left > 2*s.c.MaxBytes() {
 		s.grace /= hurry // else whoever stores fast enough fills the disk
 	}
 	if err := s.order(ctx); err != nil {
@@ -147,7 +147,7 @@ func (c *Cache) lockGC(ctx context.Context) (unlock func(), err error) {
 	return func() { _ = f.Close() }, nil
 }
 
-func (s *sweeper) enough() bool { return s.report.Left < s.c.cfg.MaxBytes }
+func (s *sweeper) enough() bool { return s.report.Left < s.c.MaxBytes() }
 
 // scan adds up what there is.
 func (s *sweeper) scan(ctx context.Context) error {

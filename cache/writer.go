@@ -49,8 +49,8 @@ func (w *Writer) Write(p []byte) (int, error) {
 	if w.f == nil {
 		return 0, fs.ErrClosed
 	}
-	if w.size+int64(len(p)) > w.c.cfg.MaxBytes {
-		w.err = fmt.Errorf("%w (%d bytes)", ErrTooLarge, w.c.cfg.MaxBytes)
+	if w.size+int64(len(p)) > w.c.MaxBytes() {
+		w.err = fmt.Errorf("%w (%d bytes)", ErrTooLarge, w.c.MaxBytes())
 		return 0, w.err
 	}
 	n, err := len(p), error(nil)
@@ -141,7 +141,7 @@ func (c *Cache) Put(ctx context.Context, r io.Reader) (Digest, error) {
 
 // PutBytes is Put of b.
 func (c *Cache) PutBytes(ctx context.Context, b []byte) (Digest, error) {
-	if d := DigestOf(b); int64(len(b)) <= c.cfg.MaxBytes {
+	if d := DigestOf(b); int64(len(b)) <= c.MaxBytes() {
 		if ok, err := c.keep(d); ok && err == nil {
 			return d, nil
 		}
@@ -166,8 +166,8 @@ func (c *Cache) put(ctx context.Context, want *Digest, r io.Reader) (Digest, err
 	}
 	defer w.Abort()
 	if want != nil {
-		if want.Size > c.cfg.MaxBytes {
-			return Digest{}, fmt.Errorf("%w (%d bytes)", ErrTooLarge, c.cfg.MaxBytes)
+		if want.Size > c.MaxBytes() {
+			return Digest{}, fmt.Errorf("%w (%d bytes)", ErrTooLarge, c.MaxBytes())
 		}
 		r = io.LimitReader(r, want.Size+1)
 	}

@@ -51,7 +51,7 @@ func TestCrash(t *testing.T) {
 	adoptOrphans(t)
 	c := &crash{d: startDaemon(t, ""), r: rand.New(rand.NewPCG(uint64(seed), 0)), left: map[string]int{}, hit: map[string]int{}}
 	c.d.stop()
-	c.d.configure("max_parallel = 4", fmt.Sprintf("max_parallel = %d", crashTasks))
+	c.d.reconfigure("max_parallel = 4", fmt.Sprintf("max_parallel = %d", crashTasks))
 	c.d.start()
 	for i := range crashTasks {
 		c.workers = append(c.workers, newCrashWorker(t, i))

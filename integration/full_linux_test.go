@@ -63,7 +63,7 @@ func onSmallDisk(t *testing.T, key, name string) (d *daemon, small string) {
 	small = smallDisk(t)
 	d = startDaemon(t, "")
 	d.stop()
-	d.configure(key+" = \""+d.dir+"/", key+" = \""+small+"/")
+	d.reconfigure(key+" = \""+d.dir+"/", key+" = \""+small+"/")
 	d.start()
 	if name == "state" {
 		d.state = small + "/state"

@@ -91,8 +91,8 @@ func (d *daemon) start() {
 	}()
 }
 
-// configure replaces a piece of the configuration of a daemon that does not run.
-func (d *daemon) configure(old, with string) {
+// reconfigure replaces a piece of the configuration of a daemon that does not run.
+func (d *daemon) reconfigure(old, with string) {
 	d.t.Helper()
 	b, err := os.ReadFile(d.config)
 	if err != nil {

@@ -131,15 +131,17 @@ func TestStoryBadInput(t *testing.T) {
 }
 
 // living starts a task of its own that tells when it runs, and returns the client's
-// process, a reader that ends with the task's last process, and the client's output.
-func (d *daemon) living(uid int, script string) (*clientProcess, *os.File) {
+// process, a reader that ends with the task's last process, and the client's output. flags
+// are further ones of run.
+func (d *daemon) living(uid int, script string, flags ...string) (*clientProcess, *os.File) {
 	d.t.Helper()
 	work := newDir(d.t)
 	if err := os.Chown(work, uid, uid); err != nil {
 		d.t.Fatal(err)
 	}
 	alive, hold := fifo(d.t, work, uid)
-	cmd := d.as(uid, work, "run", "--workdir-mode", "direct", "-c", "exec 9>alive; echo up >&9; "+script)
+	args := append([]string{"run", "--workdir-mode", "direct"}, flags...)
+	cmd := d.as(uid, work, append(args, "-c", "exec 9>alive; echo up >&9; "+script)...)
 	out, err := cmd.StderrPipe()
 	if err != nil {
 		d.t.Fatal(err)

@@ -243,6 +243,16 @@ func (h *Host) Close() error {
 	return errors.Join(errs...)
 }
 
+// Healthy returns an error if no sandbox can be made. It hangs where Start would.
+func (h *Host) Healthy() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return errors.New("sandbox: the host is closed")
+	}
+	return nil
+}
+
 func (h *Host) enter(id string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -174,6 +174,10 @@ func (s *Sandbox) makeDir() error {
 		return fmt.Errorf("work layer: %w", err)
 	}
 	s.later(func() error { return removeBelow(layers, s.id) })
+	// Whatever the umask: the sandbox's first process, who is nobody here, passes through.
+	if err := os.Chmod(filepath.Join(layers, s.id), 0o755); err != nil {
+		return fmt.Errorf("work layer: %w", err)
+	}
 	return nil
 }
 

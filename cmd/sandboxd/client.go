@@ -20,8 +20,9 @@ import (
 	"github.com/sandboxd/sandboxd/executor/local"
 )
 
-// dialTimeout bounds the way to a daemon's first answer.
-const dialTimeout = 10 * time.Second
+// dialTimeout bounds the way to a daemon's first answer. Where systemd holds the socket, a
+// client waits for a daemon that starts, or lets tasks end before it starts again.
+const dialTimeout = time.Minute
 
 func addSocketFlag(cmd *cobra.Command, to *string) {
 	cmd.Flags().StringVar(to, "socket", "", "the daemon's socket (default $"+socketEnv+" or "+defaultSocket+")")
@@ -100,7 +101,11 @@ func (e *env) connect(ctx context.Context, path string) (backend, error) {
 		return nil, dialError(path, err)
 	}
 	conn.Close()
-	return e.parts.dial(ctx, path)
+	b, err := e.parts.dial(ctx, path)
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return nil, executor.Errorf(executor.Unavailable, "the daemon at %s does not answer, and may be starting or stopping; see 'systemctl status sandboxd'", path)
+	}
+	return b, err
 }
 
 func dialError(path string, err error) error {

@@ -32,6 +32,11 @@ type parts struct {
 type host interface {
 	executor.Executor
 	OpenBlob(ctx context.Context, d executor.Digest) (io.ReadCloser, error)
+	// Healthy returns an error where no task can be started, and does not return where
+	// that would hang.
+	Healthy() error
+	// Reconfigure takes over what of c can change while tasks run.
+	Reconfigure(c config)
 }
 
 // server is an rpc.Server.
@@ -70,7 +75,24 @@ func openHost(_ context.Context, c config, log logrus.FieldLogger) (host, error)
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
-	return h, nil
+	return localHost{h, store}, nil
+}
+
+// localHost is an Executor with its cache.
+type localHost struct {
+	*local.Executor
+	store *cache.Cache
+}
+
+// Reconfigure implements host.
+func (h localHost) Reconfigure(c config) {
+	h.Executor.Reconfigure(c.rules)
+	h.store.SetMaxBytes(int64(c.CacheMaxBytes))
+}
+
+// Close implements executor.Executor.
+func (h localHost) Close(ctx context.Context) error {
+	return errors.Join(h.Executor.Close(ctx), h.store.Close())
 }
 
 func localConfig(c config) (local.Config, error) {

@@ -31,6 +31,22 @@ type scripted struct {
 
 	mu     sync.Mutex
 	closed bool
+	sick   error
+	config config // the last that it was given
+}
+
+// Healthy implements host.
+func (s *scripted) Healthy() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sick
+}
+
+// Reconfigure implements host.
+func (s *scripted) Reconfigure(c config) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.config = c
 }
 
 func (s *scripted) Execute(ctx context.Context, spec *executor.TaskSpec) (*executor.TaskOutput, error) {
@@ -141,6 +157,7 @@ func testEnv(args ...string) (env, *bytes.Buffer, *watched) {
 	return env{
 		args: args, stdin: strings.NewReader(""), stdout: &out, stderr: errs,
 		getenv: func(string) string { return "" }, signals: make(chan os.Signal), parts: p,
+		supervisor: func() (supervisor, error) { return supervisor{}, nil },
 	}, &out, errs
 }
 

@@ -25,14 +25,70 @@ const (
 
 // socketClaim is the right to listen at a path.
 type socketClaim struct {
-	path string
-	lock *os.File // nil where there are no locks
-	made os.FileInfo
+	path  string
+	lock  *os.File // nil where there are no locks
+	made  os.FileInfo
+	given net.Listener // another's, who also removes it; nil if there is none
 }
 
-// claimSocket makes sure that no other daemon is, or is about to be, at path.
-// The claim holds until released.
-func claimSocket(path string) (*socketClaim, error) {
+// claimSocket makes sure that no other daemon is, or is about to be, at path, or at
+// the socket that was given by whoever listens on it already. The claim holds
+// until released.
+func claimSocket(path string, given []*os.File) (*socketClaim, error) {
+	if len(given) > 0 {
+		return claimGiven(given)
+	}
+	c, err := lockSocket(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkStale(path); err != nil {
+		return nil, errors.Join(err, c.release())
+	}
+	return c, nil
+}
+
+// claimGiven takes over the one socket that may be given.
+func claimGiven(given []*os.File) (_ *socketClaim, err error) {
+	defer func() {
+		for _, f := range given {
+			err = errors.Join(err, f.Close()) // the listener has a descriptor of its own
+		}
+	}()
+	if len(given) > 1 {
+		return nil, fmt.Errorf("%d sockets were passed to the daemon, which takes one; give its socket unit one ListenStream=", len(given))
+	}
+	l, err := listenerOf(given[0])
+	if err != nil {
+		return nil, fmt.Errorf("the socket that was passed to the daemon: %w; give its socket unit a ListenStream= with a path", err)
+	}
+	c, err := lockSocket(l.Addr().String())
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	c.given = l
+	return c, nil
+}
+
+// listenerOf makes sure that f is what listen makes: a stream socket with a path, on
+// which somebody listens.
+func listenerOf(f *os.File) (net.Listener, error) {
+	if err := checkListening(f); err != nil {
+		return nil, err
+	}
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, err
+	}
+	u, ok := l.(*net.UnixListener)
+	if !ok || !filepath.IsAbs(u.Addr().String()) {
+		return nil, errors.Join(fmt.Errorf("%s %q is no Unix stream socket with a path", l.Addr().Network(), l.Addr()), l.Close())
+	}
+	return u, nil
+}
+
+// lockSocket claims path against all who do as well.
+func lockSocket(path string) (*socketClaim, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("directory of the socket: %w", err)
 	}
@@ -43,11 +99,7 @@ func claimSocket(path string) (*socketClaim, error) {
 		}
 		return nil, fmt.Errorf("another daemon has %s (%w); stop it or use another --socket", path, err)
 	}
-	c := &socketClaim{path: path, lock: lock}
-	if err := checkStale(path); err != nil {
-		return nil, errors.Join(err, c.release())
-	}
-	return c, nil
+	return &socketClaim{path: path, lock: lock}, nil
 }
 
 // checkStale returns nil if nothing is at path, or a socket that nobody serves.
@@ -73,8 +125,12 @@ func checkStale(path string) error {
 }
 
 // listen makes the socket out of everybody's reach, gives it its owner and mode,
-// and only then puts it in place, over a stale one.
+// and only then puts it in place, over a stale one. What was given is there.
 func (c *socketClaim) listen(log logrus.FieldLogger) (net.Listener, error) {
+	if l := c.given; l != nil {
+		c.given = nil
+		return l, nil
+	}
 	// Always the same name, so that one of a daemon that was killed here does not stay.
 	tmp := c.path + ".new"
 	if err := errors.Join(os.RemoveAll(tmp), os.Mkdir(tmp, 0o700)); err != nil {
@@ -126,6 +182,9 @@ func chownToGroup(path string) error {
 // lets others claim it. The lock's file stays: removing it would let two claim at once.
 func (c *socketClaim) release() error {
 	var errs []error
+	if c.given != nil {
+		errs = append(errs, c.given.Close())
+	}
 	// An inode's number is given to the next file once its own is gone, but not with its time.
 	if info, err := os.Lstat(c.path); err == nil && c.made != nil && os.SameFile(info, c.made) && info.ModTime().Equal(c.made.ModTime()) {
 		errs = append(errs, os.Remove(c.path))

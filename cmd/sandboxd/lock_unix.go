@@ -19,3 +19,15 @@ func lockFile(path string) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// checkListening refuses what is no socket that somebody listens on.
+func checkListening(f *os.File) error {
+	on, err := syscall.GetsockoptInt(int(f.Fd()), syscall.SOL_SOCKET, syscall.SO_ACCEPTCONN)
+	if err != nil {
+		return os.NewSyscallError("getsockopt", err)
+	}
+	if on == 0 {
+		return errors.New("nobody listens on it")
+	}
+	return nil
+}

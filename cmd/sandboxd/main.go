@@ -65,7 +65,9 @@ type env struct {
 	getenv         func(string) string
 	// signals brings SIGINT, SIGTERM and SIGHUP.
 	signals <-chan os.Signal
-	root    bool
+	// supervisor takes, once, what the process that started this one left for it.
+	supervisor func() (supervisor, error)
+	root       bool
 	// configFile is read where it exists and no --config is given.
 	configFile string
 	parts      parts
@@ -80,7 +82,7 @@ func systemEnv() env {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	return env{
 		args: os.Args[1:], stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
-		getenv: os.Getenv, signals: signals, root: os.Geteuid() == 0,
+		getenv: os.Getenv, signals: signals, supervisor: systemSupervisor, root: os.Geteuid() == 0,
 		configFile: defaultConfigFile, parts: systemParts(),
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -27,28 +28,32 @@ func (e *env) serveCommand() *cobra.Command {
 		Short: "Be the daemon: run tasks for clients on a Unix socket",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := readConfig(file, e.configFile)
-			if err != nil {
-				return err
-			}
-			for _, f := range []struct {
-				name     string
-				to, from *string
-			}{
-				{"socket", &c.Socket, &over.Socket}, {"state-dir", &c.StateDir, &over.StateDir}, {"cache-dir", &c.CacheDir, &over.CacheDir},
-			} {
-				if cmd.Flags().Changed(f.name) {
-					*f.to = *f.from
+			load := func() (config, error) {
+				c, err := readConfig(file, e.configFile)
+				if err != nil {
+					return c, err
 				}
+				for _, f := range []struct {
+					name     string
+					to, from *string
+				}{
+					{"socket", &c.Socket, &over.Socket}, {"state-dir", &c.StateDir, &over.StateDir}, {"cache-dir", &c.CacheDir, &over.CacheDir},
+				} {
+					if cmd.Flags().Changed(f.name) {
+						*f.to = *f.from
+					}
+				}
+				return c, c.validate()
 			}
-			if err := c.validate(); err != nil {
+			c, err := load()
+			if err != nil {
 				return err
 			}
 			if check {
 				_, err := fmt.Fprintln(e.stdout, "ok")
 				return err
 			}
-			return e.serve(cmd.Context(), c)
+			return e.serve(cmd.Context(), c, load)
 		},
 	}
 	fs, d := cmd.Flags(), defaultConfig()
@@ -64,6 +69,7 @@ func (e *env) serveCommand() *cobra.Command {
 // and returns it.
 func (e *env) logger(level logrus.Level) *logrus.Logger {
 	l := logrus.StandardLogger()
+	l.ReplaceHooks(logrus.LevelHooks{})
 	l.SetOutput(e.stderr)
 	l.SetLevel(level)
 	l.SetFormatter(&logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano})
@@ -80,14 +86,22 @@ func isTerminal(w io.Writer) bool {
 
 // serve is the daemon's life. The socket is claimed before anything is opened,
 // since opening sweeps leftovers, and those of a living daemon are its tasks;
-// it is listened on only once all is ready.
-func (e *env) serve(ctx context.Context, c config) (err error) {
+// it is listened on only once all is ready, or by whoever started the daemon. load
+// reads the configuration anew.
+func (e *env) serve(ctx context.Context, c config, load func() (config, error)) (err error) {
 	level, err := logrus.ParseLevel(c.LogLevel)
 	if err != nil {
 		return err
 	}
 	log := e.logger(level)
-	claim, err := claimSocket(c.Socket)
+	super, err := e.supervisor()
+	if err != nil {
+		return err
+	}
+	if super.journal {
+		logToJournal(log)
+	}
+	claim, err := claimSocket(c.Socket, super.sockets)
 	if err != nil {
 		return err
 	}
@@ -103,16 +117,29 @@ func (e *env) serve(ctx context.Context, c config) (err error) {
 	}
 	srv := e.parts.newServer(logged{host: h, log: log}, log)
 	done := make(chan error, 1)
-	go func() { done <- srv.Serve(l) }()
-	log.WithFields(logrus.Fields{"socket": c.Socket, "version": buildVersion(), "max_parallel": c.MaxParallel}).Info("ready")
-	select {
-	case err := <-done:
-		return fmt.Errorf("serve %s: %w", c.Socket, err)
-	case <-ctx.Done():
-	case sig := <-e.signals:
-		log.WithField("signal", sig).Info("stopping")
+	go func() {
+		defer close(done)
+		done <- srv.Serve(l)
+	}()
+	log.WithFields(logrus.Fields{"socket": claim.path, "version": buildVersion(), "max_parallel": c.MaxParallel}).Info("ready")
+	super.ready(log)
+	stop, watched := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(watched)
+		super.watch(h, log, stop)
+	}()
+	defer func() { close(stop); <-watched }()
+	err = e.untilStopped(ctx, done, log, func() {
+		super.reloading(log)
+		c = reload(c, load, h, log)
+		super.ready(log)
+	})
+	if err != nil {
+		return fmt.Errorf("serve %s: %w", claim.path, err)
 	}
-	err = e.shutdown(srv, c.ShutdownGrace.Duration)
+	grace := c.ShutdownGrace.Duration
+	super.stopping(log, grace+2*cleanupTime)
+	err = e.shutdown(srv, grace)
 	_ = l.Close() // the server did, unless it was stopped before it began
 	<-done
 	if err == nil {
@@ -121,17 +148,45 @@ func (e *env) serve(ctx context.Context, c config) (err error) {
 	return err
 }
 
-// shutdown lets tasks end within grace; a second signal cuts it short.
+// untilStopped returns once the daemon is told to stop, or with the error that ended it. It
+// calls reload for each SIGHUP.
+func (e *env) untilStopped(ctx context.Context, served <-chan error, log logrus.FieldLogger, reload func()) error {
+	for {
+		select {
+		case err := <-served:
+			if err == nil {
+				log.Info("stopped by a client")
+			}
+			return err
+		case <-ctx.Done():
+			return nil
+		case sig := <-e.signals:
+			if sig != syscall.SIGHUP {
+				log.WithField("signal", sig).Info("stopping")
+				return nil
+			}
+			reload()
+		}
+	}
+}
+
+// shutdown lets tasks end within grace; a second signal to end cuts it short.
 func (e *env) shutdown(srv server, grace time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	over := make(chan struct{})
 	defer close(over)
 	go func() {
-		select {
-		case <-e.signals:
-			cancel()
-		case <-over:
+		for {
+			select {
+			case sig := <-e.signals:
+				if sig != syscall.SIGHUP {
+					cancel()
+					return
+				}
+			case <-over:
+				return
+			}
 		}
 	}()
 	err := srv.Shutdown(ctx)

@@ -161,14 +161,14 @@ func TestServeAndWhatIsAtItsSocket(t *testing.T) {
 	}
 	makeStale(t, stale)
 	for path, want := range map[string]string{taken: "another daemon answers", file: "is no socket"} {
-		if _, err := claimSocket(path); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := claimSocket(path, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
 	if b, _ := os.ReadFile(file); string(b) != "precious" {
 		t.Error("it touched a file that is no socket")
 	}
-	c, err := claimSocket(stale)
+	c, err := claimSocket(stale, nil)
 	if err != nil {
 		t.Fatalf("stale socket: %v", err)
 	}
@@ -199,7 +199,7 @@ func TestServeAndWhatIsAtItsSocket(t *testing.T) {
 
 func TestReleaseLeavesAnothersSocket(t *testing.T) {
 	path := filepath.Join(socketDir(t), "s")
-	c, err := claimSocket(path)
+	c, err := claimSocket(path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,5 +253,21 @@ func TestDialErrorsSayWhatToDo(t *testing.T) {
 		if got := dialError("/s", &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", err)}); !strings.Contains(got.Error(), want) {
 			t.Errorf("%v: %v", err, got)
 		}
+	}
+}
+
+// TestSilentDaemon: a socket that is held for a daemon which does not come.
+func TestSilentDaemon(t *testing.T) {
+	path := filepath.Join(socketDir(t), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	e, _, _ := testEnv()
+	if _, err := e.connect(ctx, path); executor.KindOf(err) != executor.Unavailable || !strings.Contains(err.Error(), "starting or stopping") {
+		t.Errorf("%v", err)
 	}
 }

@@ -279,6 +279,33 @@ func (e *Executor) leave(out *executor.TaskOutput) {
 	}
 }
 
+// Healthy returns an error if no task can be started. It takes what the start of one
+// takes, and makes and removes a control group; where one of these hangs, so does it.
+func (e *Executor) Healthy() error {
+	e.mu.Lock()
+	host, groups, shared := e.host, e.limits, e.roots
+	e.mu.Unlock()
+	if host == nil {
+		return executor.Errorf(executor.Unavailable, "the executor is closed")
+	}
+	obtain(&e.flight.mu)
+	obtain(&shared.mu)
+	if err := host.Healthy(); err != nil {
+		return err
+	}
+	g, err := groups.Create(fmt.Sprintf("healthy-%d", os.Getpid()), limits.Limits{})
+	if err != nil {
+		return err
+	}
+	return g.Close()
+}
+
+// obtain returns once l could be had.
+func obtain(l sync.Locker) {
+	l.Lock()
+	defer l.Unlock()
+}
+
 // Status implements executor.Executor.
 func (e *Executor) Status(context.Context) (executor.Status, error) {
 	e.mu.Lock()

@@ -25,6 +25,11 @@ func (e *Executor) OpenBlob(context.Context, executor.Digest) (io.ReadCloser, er
 	return nil, executor.Errorf(executor.Unsupported, "sandboxes need Linux")
 }
 
+// Healthy is never reached, as OpenBlob.
+func (e *Executor) Healthy() error {
+	return executor.Errorf(executor.Unsupported, "sandboxes need Linux")
+}
+
 // Check finds that this is not Linux.
 func Check(context.Context, Config) []Finding {
 	return []Finding{{Name: "linux", Detail: "this is another system", Remedy: "run the daemon on Linux", Required: true}}

@@ -15,4 +15,8 @@
 // The guest has busybox and nothing else: no compiler, no sources but the
 // package's testdata. Tests know it by SANDBOXD_VM=1. The packages of a kernel
 // are unpacked, never installed: see kernel.sh.
+//
+// With an image of a system (image.sh makes one, of packages) the guest is that
+// with what was to be laid over it, and the job a unit of its systemd. The image
+// is never written to.
 package vmtest

@@ -13,6 +13,15 @@ const (
 	Port = "/dev/ttyS1"
 	// RootDevice is the disk with the guest's root.
 	RootDevice = "/dev/vda"
+	// PayloadDevice is, beside a root with systemd, the disk with the test; it is
+	// mounted at PayloadDir.
+	PayloadDevice = "/dev/vdb"
+	PayloadDir    = "/payload"
+	// GuestInit is where a guest with systemd has vminit, which runs the job as a unit.
+	GuestInit = "/usr/lib/vmtest/vminit"
+	// GuestJob is where it finds the job then, and Unit what systemd is to start.
+	GuestJob = "/run/vmtest-job.json"
+	Unit     = "vmtest.service"
 )
 
 // Marks on the port. Neither is what a test prints: both begin with a control
@@ -30,4 +39,5 @@ type Job struct {
 	Env     []string // NAME=value, beyond what the init sets
 	Dir     string   // the working directory
 	Modules []string // paths in the initramfs, in load order
+	Systemd bool     // the root is an image with systemd, which a unit of runs the job
 }

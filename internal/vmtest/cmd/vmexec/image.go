@@ -36,11 +36,11 @@ func buildInitrd(dst string, k vmtest.Kernel, job *vmtest.Job) error {
 	if err != nil {
 		return err
 	}
-	self, err := os.Executable()
+	path, err := vminitPath()
 	if err != nil {
 		return err
 	}
-	vminit, err := os.ReadFile(filepath.Join(filepath.Dir(self), "vminit"))
+	vminit, err := os.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("build vminit beside vmexec: %w", err)
 	}
@@ -61,6 +61,11 @@ func buildInitrd(dst string, k vmtest.Kernel, job *vmtest.Job) error {
 	}
 	a.File(vmtest.JobPath, 0o644, b)
 	return os.WriteFile(dst, a.Bytes(), 0o600)
+}
+
+func vminitPath() (string, error) {
+	self, err := os.Executable()
+	return filepath.Join(filepath.Dir(self), "vminit"), err
 }
 
 // buildDisk fills the folder root with the guest's system and the test, and
@@ -95,6 +100,60 @@ func buildDisk(ctx context.Context, disk, root string, job testJob, files []stri
 }
 
 func fillRoot(root string, job testJob, files []string) error {
+	fill := fillSystem
+	if job.Systemd {
+		fill = fillPayload
+	}
+	if err := fill(root, job); err != nil {
+		return err
+	}
+	if err := copyFile(filepath.Join(root, job.Argv[0]), job.binary); err != nil {
+		return err
+	}
+	if _, err := os.Stat("testdata"); err == nil {
+		files = append(files, filepath.Join(job.Dir, "testdata")+"=testdata")
+	}
+	for _, f := range files {
+		guest, host, _ := strings.Cut(f, "=")
+		if err := copyTree(filepath.Join(root, guest), host); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fillPayload makes what is laid over a system that is there: see vminit.
+func fillPayload(root string, job testJob) error {
+	const units = "etc/systemd/system"
+	for _, d := range []string{filepath.Dir(vmtest.GuestInit), units, vmtest.ScratchDir, vmtest.OutDir, job.Dir} {
+		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
+			return err
+		}
+	}
+	path, err := vminitPath()
+	if err != nil {
+		return err
+	}
+	if err := copyFile(filepath.Join(root, vmtest.GuestInit), path); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(root, units, vmtest.Unit), []byte(jobUnit), 0o644)
+}
+
+// jobUnit starts the test once the system is up. What the test does to the system's units
+// must not end it.
+const jobUnit = `[Unit]
+Description=The test
+Requires=multi-user.target
+After=multi-user.target
+[Service]
+ExecStart=` + vmtest.GuestInit + `
+TasksMax=infinity
+OOMPolicy=continue
+`
+
+// fillSystem makes a small system around busybox.
+func fillSystem(root string, job testJob) error {
 	dirs := []string{
 		"bin", "dev", "etc", "lib", "lib64", "mnt", "proc", "root", "run", "sbin", "sys", "tmp",
 		"usr/bin", "usr/lib", "usr/sbin", "usr/share", "var/lib", "var/tmp",
@@ -116,22 +175,7 @@ func fillRoot(root string, job testJob, files []string) error {
 			return err
 		}
 	}
-	if err := addBusybox(root); err != nil {
-		return err
-	}
-	if err := copyFile(filepath.Join(root, job.Argv[0]), job.binary); err != nil {
-		return err
-	}
-	if _, err := os.Stat("testdata"); err == nil {
-		files = append(files, filepath.Join(job.Dir, "testdata")+"=testdata")
-	}
-	for _, f := range files {
-		guest, host, _ := strings.Cut(f, "=")
-		if err := copyTree(filepath.Join(root, guest), host); err != nil {
-			return err
-		}
-	}
-	return nil
+	return addBusybox(root)
 }
 
 // addBusybox puts the static busybox in /bin with a link for each of its tools.

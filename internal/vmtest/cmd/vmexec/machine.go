@@ -51,6 +51,7 @@ func bestAccel(ctx context.Context) string {
 // machine is a VM to boot.
 type machine struct {
 	kernel                vmtest.Kernel
+	image                 string // never written to; empty if disk is the root
 	memoryMB              int
 	accel                 string
 	verbose               bool
@@ -82,14 +83,21 @@ func (m machine) args() ([]string, error) {
 	if khz := vmtest.TSCkHz(); khz != 0 {
 		cmdline += fmt.Sprintf(" tsc_early_khz=%d tsc=reliable", khz)
 	}
-	return append(extra[:len(extra):len(extra)],
+	drives := []string{"file=" + m.disk + ",format=raw,cache=unsafe"}
+	if m.image != "" {
+		drives = append([]string{"file=" + m.image + ",format=raw,cache=unsafe,snapshot=on"}, drives...)
+	}
+	args := append(extra[:len(extra):len(extra)],
 		"-M", "q35", "-smp", "2", "-m", strconv.Itoa(m.memoryMB),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-kernel", m.kernel.Image, "-initrd", m.initrd, "-append", cmdline,
 		"-chardev", "file,id=console,path="+m.console, "-serial", "chardev:console",
 		"-chardev", "stdio,id=job,signal=off", "-device", "isa-serial,index=1,chardev=job",
-		"-drive", "file="+m.disk+",format=raw,if=none,id=root,cache=unsafe", "-device", "virtio-blk-pci,drive=root",
-	), nil
+	)
+	for i, d := range drives { // the guest names them in this order
+		args = append(args, "-drive", fmt.Sprintf("%s,if=none,id=disk%d", d, i), "-device", fmt.Sprintf("virtio-blk-pci,drive=disk%d", i))
+	}
+	return args, nil
 }
 
 func (m machine) boot(ctx context.Context) (int, error) {

@@ -34,6 +34,7 @@ const failed = 125
 // config is what the command line says.
 type config struct {
 	kernel   string
+	image    string // with systemd; empty for a guest with busybox alone
 	memoryMB int
 	accel    string
 	verbose  bool
@@ -73,8 +74,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (int, err
 		return 0, err
 	}
 	job.Env = append(job.Env, c.env...)
+	job.Systemd = c.image != ""
 	m := machine{
-		kernel: k, memoryMB: c.memoryMB, accel: c.accel, verbose: c.verbose,
+		kernel: k, image: c.image, memoryMB: c.memoryMB, accel: c.accel, verbose: c.verbose,
 		initrd: filepath.Join(tmp, "initrd"), disk: filepath.Join(tmp, "disk"), console: filepath.Join(tmp, "console"),
 		limit: job.limit, stdout: stdout, stderr: stderr,
 	}
@@ -100,6 +102,7 @@ func parse(args []string, stderr io.Writer) (config, error) {
 	fs := flag.NewFlagSet("vmexec", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.StringVar(&c.kernel, "kernel", "", "folder of an unpacked kernel package")
+	fs.StringVar(&c.image, "image", "", "image of a system with systemd, of which a unit runs the test (default: busybox and no systemd)")
 	fs.IntVar(&c.memoryMB, "memory", 2048, "the guest's memory in MiB")
 	fs.StringVar(&c.accel, "accel", "", "kvm or tcg (default: kvm where it works)")
 	fs.BoolVar(&c.verbose, "verbose", false, "show qemu's command and the guest's console")

@@ -2,7 +2,9 @@
 
 // Command vminit is the first process of a test VM: it makes the VM's disk the
 // root of a small system, runs one command with its output on a serial port,
-// reports how it ended and powers off. See package vmtest.
+// reports how it ended and powers off. Where the disk holds a system with
+// systemd, it lays the test over it and executes systemd, of which a unit runs
+// this program again, for the rest. See package vmtest.
 package main
 
 import (
@@ -22,29 +24,40 @@ import (
 )
 
 func main() {
+	run, job := boot, "/"+vmtest.JobPath
 	if os.Getpid() != 1 {
-		fmt.Fprintln(os.Stderr, "vminit: only for the first process of a test VM")
-		os.Exit(1)
+		if os.Getenv("INVOCATION_ID") == "" {
+			fmt.Fprintln(os.Stderr, "vminit: only for test VMs, as the first process or as a unit of systemd's")
+			os.Exit(1)
+		}
+		run, job = report, vmtest.GuestJob
 	}
-	if err := run(); err != nil {
+	if err := read(job, run); err != nil {
 		fmt.Fprintln(os.Stderr, "vminit:", err) // on the console, which vmexec shows
 	}
 	unix.Sync()
 	// So that the host finds a clean file system when it fetches profiles.
-	_ = unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
+	for _, at := range []string{"/", vmtest.OutDir} { // whichever it is on
+		_ = unix.Mount("", at, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
+	}
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART) // qemu runs with -no-reboot
 	select {}
 }
 
-func run() error {
-	var job vmtest.Job
-	b, err := os.ReadFile("/" + vmtest.JobPath)
+func read(path string, run func(vmtest.Job) error) error {
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
+	var job vmtest.Job
 	if err := json.Unmarshal(b, &job); err != nil {
 		return err
 	}
+	return run(job)
+}
+
+// boot boots to the job, or to systemd, from which it does not return.
+func boot(job vmtest.Job) error {
 	if err := mountKernel(); err != nil {
 		return err
 	}
@@ -56,9 +69,17 @@ func run() error {
 	if err := switchRoot(); err != nil {
 		return err
 	}
+	if job.Systemd {
+		return startSystemd(job)
+	}
 	if err := errors.Join(mountSystem(), cgroups(), network()); err != nil {
 		return err
 	}
+	return report(job)
+}
+
+// report runs the job and tells the host how it ended.
+func report(job vmtest.Job) error {
 	port, err := openPort()
 	if err != nil {
 		return err

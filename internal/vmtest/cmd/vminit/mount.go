@@ -3,8 +3,10 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 
 	"golang.org/x/sys/unix"
 
@@ -87,4 +89,37 @@ func mountSystem() error {
 		}
 	}
 	return os.Chmod(vmtest.ScratchDir, 0o777|os.ModeSticky)
+}
+
+// startSystemd lays the test's files over the root, and becomes systemd.
+func startSystemd(job vmtest.Job) error {
+	if err := waitFor(vmtest.PayloadDevice); err != nil {
+		return err
+	}
+	if err := mount(vmtest.PayloadDevice, vmtest.PayloadDir, "ext4", unix.MS_NOATIME, ""); err != nil {
+		return err
+	}
+	if out, err := exec.Command("/bin/cp", "-a", vmtest.PayloadDir+"/.", "/").CombinedOutput(); err != nil {
+		return fmt.Errorf("lay the test over the root: %w: %s", err, out)
+	}
+	// From there the host fetches.
+	if err := mount(vmtest.PayloadDir+vmtest.OutDir, vmtest.OutDir, "", unix.MS_BIND, ""); err != nil {
+		return err
+	}
+	if err := os.Chmod(vmtest.ScratchDir, 0o777|os.ModeSticky); err != nil {
+		return err
+	}
+	// systemd would mount its own over what is written there, but not over a mount.
+	if err := mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
+		return err
+	}
+	b, err := json.Marshal(job)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(vmtest.GuestJob, b, 0o600); err != nil {
+		return err
+	}
+	const systemd = "/lib/systemd/systemd"
+	return unix.Exec(systemd, []string{systemd, "--unit=" + vmtest.Unit, "--show-status=no"}, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"})
 }

@@ -14,7 +14,7 @@ GOBUILD := CGO_ENABLED=1 $(GO) build -trimpath -tags '$(TAGS) netgo osusergo' -l
 FUZZTIME  ?= 10s
 BENCHTIME ?= 1s
 # The packages whose tests make namespaces, mounts, cgroups or rules.
-VM_PACKAGES := $(foreach d,internal/vmtest limits netpolicy rootfs sandbox executor/local integration,$(if $(wildcard $(d)/*_test.go),./$(d)))
+VM_PACKAGES := $(foreach d,internal/vmtest limits netpolicy netpolicy/inside rootfs sandbox executor/local integration,$(if $(wildcard $(d)/*_test.go),./$(d)))
 # The kernels of `make test-vm` and, the oldest we care for, of `make test-vm-all`:
 # packages of which the first that apt knows is taken, or a folder with one unpacked.
 VM_KERNEL     ?= linux-image-6.12-cloud-amd64 linux-image-cloud-amd64

@@ -22,8 +22,12 @@ import (
 	"github.com/sandboxd/sandboxd/netpolicy/netpolicytest"
 )
 
-// attemptsEnv holds the attempts of the probe "network", as JSON: what to try, by name.
-const attemptsEnv = "SANDBOXD_ATTEMPTS"
+const (
+	// attemptsEnv holds the attempts of the probe "network", as JSON: what to try, by name.
+	attemptsEnv = "SANDBOXD_ATTEMPTS"
+	// refusalEnv is how long a refusal may take.
+	refusalEnv = "SANDBOXD_REFUSAL"
+)
 
 // networkAttempt is a way to reach something: how is one of ways.
 type networkAttempt struct{ How, To string }
@@ -40,14 +44,23 @@ var ways = map[string]func(to string) error{
 	"packet":      func(string) error { return openSocket(unix.SOCK_RAW, unix.IPPROTO_RAW) },
 }
 
-// refusalTime is how long a refusal may take.
-const refusalTime = 50 * time.Millisecond
+// refusalTime is how long a refusal may take. An emulated machine has no such times.
+func refusalTime() time.Duration {
+	if inVM() {
+		return time.Second
+	}
+	return 50 * time.Millisecond
+}
 
 // tryNetwork makes each attempt thrice, as the machine may be busy, and says if even the fastest refusal was slow.
 func tryNetwork() outcomes {
 	var all map[string]networkAttempt
 	if err := json.Unmarshal([]byte(os.Getenv(attemptsEnv)), &all); err != nil {
 		return outcomes{"attempts": err.Error()}
+	}
+	most, err := time.ParseDuration(os.Getenv(refusalEnv))
+	if err != nil {
+		return outcomes{"refusal": err.Error()}
 	}
 	o := outcomes{}
 	for name, a := range all {
@@ -61,7 +74,7 @@ func tryNetwork() outcomes {
 				o[name] = "no such name"
 			}
 		}
-		if o[name] != "allowed" && fastest > refusalTime {
+		if o[name] != "allowed" && fastest > most {
 			o[name] += fmt.Sprintf(" after %v", fastest)
 		}
 	}
@@ -151,6 +164,7 @@ func (n *network) try(all map[string]networkAttempt, args ...string) (outcomes, 
 	r := n.runJSON(n.dir, append([]string{
 		"--workdir", "none", "--network", "controlled", "--input", n.program + ":" + probePath,
 		"--env", probeEnv + "=network", "--env", attemptsEnv + "=" + string(b),
+		"--env", refusalEnv + "=" + refusalTime().String(),
 	}, append(args, "--", probePath)...)...)
 	var o outcomes
 	if err := json.Unmarshal([]byte(r.Stdout), &o); err != nil {

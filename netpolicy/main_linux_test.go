@@ -5,9 +5,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"syscall"
 	"testing"
 )
+
+// init keeps the first thread, which cannot end and which /proc/self tells of, from namespaces, as
+// package sandbox does in the program.
+func init() { runtime.LockOSThread() }
 
 // TestMain runs all tests in a network namespace of their own: it is the host there.
 func TestMain(m *testing.M) {

@@ -10,7 +10,8 @@ import (
 )
 
 // namespace is a network namespace of our own, and a thread in it. Nothing but descriptors
-// holds it: it ends with them, and so with the process.
+// holds it: it ends with them, and so with the process. The thread must not be the
+// process's first, which cannot end: the program's is the main goroutine's, see package sandbox.
 type namespace struct {
 	file *os.File
 	work chan func()

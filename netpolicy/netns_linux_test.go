@@ -36,14 +36,14 @@ func TestKnobs(t *testing.T) {
 		if err := unix.Mount("", "/proc/sys", "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 			return err
 		}
-		if err := writeKnob(unix.AT_FDCWD, "/proc/sys/"+knob, "7"); err != unix.EROFS {
+		if err := writeKnob(unix.AT_FDCWD, "/proc/sys/"+knob, "2000"); err != unix.EROFS {
 			t.Errorf("the mount is not read-only: %v", err)
 		}
-		if err := setSysctls(map[string]string{knob: "7"}); err != nil {
+		if err := setSysctls(map[string]string{knob: "2000"}); err != nil {
 			return err
 		}
 		got, err := os.ReadFile("/proc/sys/" + knob)
-		if strings.TrimSpace(string(got)) != "7" {
+		if strings.TrimSpace(string(got)) != "2000" {
 			t.Errorf("the knob is %q", got)
 		}
 		return err

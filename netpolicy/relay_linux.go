@@ -47,7 +47,7 @@ type liveConns struct {
 
 // accept waits for a connection, and counts it as one that the task may still send by: whoever
 // has it calls sent. Taken and counted is one step, which drain relies upon.
-func (l *liveConns) accept(from *net.TCPListener) (*net.TCPConn, error) {
+func (l *liveConns) accept(from *os.File) (*net.TCPConn, error) {
 	raw, err := from.SyscallConn()
 	if err != nil {
 		return nil, err
@@ -99,20 +99,20 @@ func (l *liveConns) remove(c net.Conn) {
 }
 
 // drain waits a while until all that a task has sent, which is dead by now, is passed on.
-func (l *liveConns) drain(from []*net.TCPListener) {
+func (l *liveConns) drain(from []*os.File) {
 	for end := time.Now().Add(drainTime); l.pending(from) && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 }
 
-func (l *liveConns) pending(from []*net.TCPListener) bool {
+func (l *liveConns) pending(from []*os.File) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.sending > 0 || slices.ContainsFunc(from, func(x *net.TCPListener) bool { return waiting(x) > 0 })
+	return l.sending > 0 || slices.ContainsFunc(from, func(x *os.File) bool { return waiting(x) > 0 })
 }
 
 // waiting is how many connections wait to be accepted: tcp_get_info() has that of listeners.
-func waiting(l *net.TCPListener) (n uint32) {
+func waiting(l *os.File) (n uint32) {
 	c, err := l.SyscallConn()
 	if err != nil {
 		return 0
@@ -134,13 +134,13 @@ func (l *liveConns) close() {
 	}
 }
 
-func (r *Router) acceptTCP(l *net.TCPListener) {
+func (r *Router) acceptTCP(l *os.File) {
 	for {
 		c, err := r.live.accept(l)
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
 		if err != nil {
+			if r.life.Err() != nil {
+				return
+			}
 			// Out of descriptors, perhaps; the task waits meanwhile.
 			select {
 			case <-time.After(10 * time.Millisecond):

@@ -32,7 +32,7 @@ type Router struct {
 	work    sync.WaitGroup
 	undo    []func() error
 	tcp     atomic.Int64 // connections
-	relayed []*net.TCPListener
+	relayed []*os.File   // sockets that listen for what the relay is to take
 	flows   flows
 	live    liveConns
 
@@ -105,8 +105,14 @@ func (r *Router) listen() error {
 		if err != nil {
 			return fmt.Errorf("listen for the task: %w", err)
 		}
-		r.relayed = append(r.relayed, relayed)
-		r.work.Go(func() { r.acceptTCP(relayed) })
+		// A net.Listener does not let others accept.
+		f, err := relayed.File()
+		if err != nil {
+			return fmt.Errorf("listen for the task: %w", err)
+		}
+		r.later(f.Close)
+		r.relayed = append(r.relayed, f)
+		r.work.Go(func() { r.acceptTCP(f) })
 		r.work.Go(func() { r.readUDP(datagrams) })
 		r.serveDNS(slots, queries, netutil.LimitListener(questions, maxConsumers))
 	}

@@ -38,6 +38,9 @@ func reload(old config, load func() (config, error), h host, log *logrus.Logger)
 func keep(next *config, old config, log logrus.FieldLogger) {
 	was, is := reflect.ValueOf(old), reflect.ValueOf(next).Elem()
 	for i := range is.NumField() {
+		if !is.Type().Field(i).IsExported() {
+			continue // made of the others
+		}
 		from, to := was.Field(i).Interface(), is.Field(i).Interface()
 		if reflect.DeepEqual(from, to) {
 			continue

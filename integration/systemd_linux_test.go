@@ -389,7 +389,7 @@ func TestSystemdWatchdog(t *testing.T) {
 // comes meanwhile waits for the next daemon.
 func TestSystemdRestart(t *testing.T) {
 	d := underSystemd(t)
-	d.configure("shutdown_grace = \"4s\"\nmax_parallel = 4\n")
+	d.configureUnit("shutdown_grace = \"4s\"\nmax_parallel = 4\n")
 	quick, quickAlive := d.living(0, "sleep 1; echo done >finished")
 	slow, slowAlive := d.living(0, "sleep 1000")
 	pid := d.property("MainPID")
@@ -468,7 +468,7 @@ func TestSystemdReload(t *testing.T) {
 	pid := d.property("MainPID")
 	reload := func(text string, wanted ...entry) {
 		t.Helper()
-		d.configure(text)
+		d.configureUnit(text)
 		d.systemctl("reload", "sandboxd.service")
 		for _, w := range wanted {
 			w["_SYSTEMD_UNIT"] = "sandboxd.service"

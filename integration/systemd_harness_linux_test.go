@@ -112,8 +112,8 @@ func (d *daemon) by(user string, args ...string) outcome {
 	return finish(d.t, cmd)
 }
 
-// configure writes the daemon's configuration, for this test.
-func (d *daemon) configure(text string) {
+// configureUnit writes the daemon's configuration, for this test.
+func (d *daemon) configureUnit(text string) {
 	d.t.Helper()
 	writeFile(d.t, unitConfig, text)
 	d.t.Cleanup(func() {

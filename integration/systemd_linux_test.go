@@ -110,11 +110,18 @@ func TestSystemdLimits(t *testing.T) {
 	d.systemctl("start", "sandboxd.service")
 	pid := d.property("MainPID")
 	client, alive := d.living(0, "while :; do :; done", "--memory", "64M", "--pids", "20", "--cpus", "0.2", "--io-weight", "50")
-	groups, err := filepath.Glob(unitGroup + "/tasks/*/cgroup.procs")
-	if err != nil || len(groups) != 1 {
-		t.Fatalf("the tasks' groups: %v, %v", groups, err)
+	var group string // of the task, however deep
+	err := filepath.WalkDir(unitGroup+"/tasks", func(p string, e fs.DirEntry, err error) error {
+		if err == nil && e.Name() == "memory.max" {
+			if b, _ := os.ReadFile(p); string(b) == "67108864\n" {
+				group = filepath.Dir(p)
+			}
+		}
+		return err
+	})
+	if err != nil || group == "" {
+		t.Fatalf("no group below %s has the task's limit: %v", unitGroup, err)
 	}
-	group := filepath.Dir(groups[0])
 	// Of the processes, 12 are the sandbox's own.
 	for file, want := range map[string]string{
 		"memory.max": "67108864", "memory.swap.max": "0", "pids.max": "32", "cpu.max": "20000 100000", "io.weight": "default 50",
@@ -389,7 +396,7 @@ func TestSystemdWatchdog(t *testing.T) {
 // comes meanwhile waits for the next daemon.
 func TestSystemdRestart(t *testing.T) {
 	d := underSystemd(t)
-	d.configure("shutdown_grace = \"4s\"\nmax_parallel = 4\n")
+	d.configureUnit("shutdown_grace = \"4s\"\nmax_parallel = 4\n")
 	quick, quickAlive := d.living(0, "sleep 1; echo done >finished")
 	slow, slowAlive := d.living(0, "sleep 1000")
 	pid := d.property("MainPID")
@@ -468,7 +475,7 @@ func TestSystemdReload(t *testing.T) {
 	pid := d.property("MainPID")
 	reload := func(text string, wanted ...entry) {
 		t.Helper()
-		d.configure(text)
+		d.configureUnit(text)
 		d.systemctl("reload", "sandboxd.service")
 		for _, w := range wanted {
 			w["_SYSTEMD_UNIT"] = "sandboxd.service"

@@ -37,7 +37,7 @@ func keep(next *config, old config, log logrus.FieldLogger) {
 	was, is := reflect.ValueOf(old), reflect.ValueOf(next).Elem()
 	for i := range is.NumField() {
 		if !is.Type().Field(i).IsExported() {
-			continue // what was made of others
+			continue // made of the others
 		}
 		from, to := was.Field(i).Interface(), is.Field(i).Interface()
 		if reflect.DeepEqual(from, to) {

@@ -146,15 +146,16 @@ const (
 // ours refuses a directory that holds something and is not a cache: what is in it would be
 // taken for leftovers and deleted.
 func (c *Cache) ours() error {
+	// The names before the tag: another process may be making the cache, and tags it first.
+	names, err := c.names(".")
+	if err != nil {
+		return err
+	}
 	b, err := c.root.ReadFile(tagName)
 	if err == nil && string(b) == tagText {
 		return nil
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	names, err := c.names(".")
-	if err != nil {
 		return err
 	}
 	for _, n := range names {

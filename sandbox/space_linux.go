@@ -43,11 +43,7 @@ func newSpace(groups, needed []string) (space *os.File, err error) {
 	return space, err
 }
 
-var (
-	remember sync.Once
-	// remembered is never closed.
-	remembered *os.File
-)
+var remember sync.Once
 
 // rememberGroups has libcontainer's library open /sys/fs/cgroup in space: it does so once in a
 // process, goes by that descriptor from then on, and takes it amiss when its
@@ -56,10 +52,7 @@ func rememberGroups(space *os.File) (err error) {
 	remember.Do(func() {
 		// The file need not be there.
 		_, _ = cgroups.ReadFile("/sys/fs/cgroup", "cgroup.procs")
-		var fd int
-		if fd, err = unix.FcntlInt(space.Fd(), unix.F_DUPFD_CLOEXEC, 0); err == nil {
-			remembered = os.NewFile(uintptr(fd), space.Name())
-		}
+		_, err = unix.FcntlInt(space.Fd(), unix.F_DUPFD_CLOEXEC, 0) // never closed
 	})
 	return err
 }

@@ -37,7 +37,7 @@ func eventually(t *testing.T, wrong func() string) {
 func (d *daemon) leftInState() string {
 	var left []string
 	for _, p := range []string{
-		d.state + "/sandboxes/layers/*", d.state + "/sandboxes/state/*", d.dir + "/cache/tmp/*/*",
+		d.state + "/sandboxes/layers/*", d.dir + "/cache/tmp/*/*",
 		"/sys/fs/cgroup/*" + testutil.CgroupParent() + "/*/*/cgroup.procs", "/sys/fs/cgroup" + testutil.CgroupParent() + "/*/*/cgroup.procs",
 	} {
 		found, err := filepath.Glob(p)
@@ -68,7 +68,6 @@ func TestStoryClientGone(t *testing.T) {
 	}{
 		{"waiting for a slot", "", 0, "", true},
 		{"being made", d.state + "/sandboxes/layers", unix.IN_CREATE, "", false},
-		{"being started", d.state + "/sandboxes/state", unix.IN_CREATE, "", false},
 		{"having its log or outputs stored", tmp[0], unix.IN_CREATE, "", false},
 		{"being stored", tmp[0], unix.IN_MOVED_FROM, "", false},
 		{"having its outputs staged", "", unix.IN_CREATE, ".sandboxd-", false},
@@ -202,7 +201,7 @@ func TestStoryKilledLocal(t *testing.T) {
 		} else if o := finish(t, d.as(0, work, "run", "--local", "--config", d.config, "--workdir", "none", "-c", "echo hello")); o.code != 0 || o.stdout != "hello\n" || strings.Contains(o.stderr, "killed") {
 			t.Errorf("%+v", o)
 		}
-		for _, p := range []string{"/sandboxes/layers/*", "/sandboxes/state/*", "/roots", "/placing/*", "/cgroups"} {
+		for _, p := range []string{"/sandboxes/layers/*", "/roots", "/placing/*", "/cgroups"} {
 			if left, err := filepath.Glob(state + p); err != nil || len(left) != 0 {
 				t.Errorf("after %s: %q, %v", by, left, err)
 			}

@@ -211,7 +211,6 @@ func (c *crash) moment(t *testing.T, n int) (name string, wait func()) {
 		{"when outputs were being swapped in", works, unix.IN_MOVED_TO, ""},
 		{"when a control group had been made", owner, unix.IN_CREATE, ""},
 		{"when a blob was begun", tmp, unix.IN_CREATE, ""},
-		{"when libcontainer had begun", []string{sandboxes + "/state"}, unix.IN_CREATE, ""},
 		{name: "at a random moment"},
 		{"when an old version was being removed", works, unix.IN_DELETE, ".sandboxd-"},
 		{"when a layer had been removed", []string{sandboxes + "/layers"}, unix.IN_DELETE, ""},
@@ -347,7 +346,7 @@ func (c *crash) checkClean(t *testing.T, old int) {
 			t.Errorf("control groups are left: %q, %q, %v, %v", groups, more, err, err2)
 		}
 	}
-	for _, d := range []string{"sandboxes/layers", "sandboxes/state", "roots", "placing"} {
+	for _, d := range []string{"sandboxes/layers", "roots", "placing"} {
 		if left, err := os.ReadDir(filepath.Join(c.d.state, d)); err != nil || len(left) > 0 {
 			t.Errorf("%s holds %v, %v", d, left, err)
 		}

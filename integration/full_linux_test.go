@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,7 +23,7 @@ func smallDisk(t *testing.T) string {
 	if err := os.Mkdir(at, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Mount("tmpfs", at, "tmpfs", 0, "size=8m,mode=755"); err != nil {
+	if err := unix.Mount("tmpfs", at, "tmpfs", 0, "size=8m,nr_inodes=4k,mode=755"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -52,6 +53,24 @@ func fill(t *testing.T, dir string) (free func()) {
 	}
 	return func() {
 		if err := os.Remove(ballast); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// fillNames leaves no room for files of no size either.
+func fillNames(t *testing.T, dir string) (free func()) {
+	t.Helper()
+	empty := filepath.Join(dir, "empty")
+	err := os.Mkdir(empty, 0o755)
+	for i := 0; err == nil; i++ {
+		err = os.WriteFile(filepath.Join(empty, strconv.Itoa(i)), nil, 0o644)
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := os.RemoveAll(empty); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -173,7 +192,7 @@ func TestStoryFullState(t *testing.T) {
 	}
 	eventually(t, d.leftInState) // what it wrote goes after its answer
 	full := "the file system of the state directory " + small + "/state is full; free some space there"
-	free := fill(t, small)
+	free, freeNames := fill(t, small), fillNames(t, small)
 	if o := d.run(work, "--cache", "off", "-c", "true"); o.code != 125 || !strings.Contains(o.stderr, full) {
 		t.Errorf("without room: %+v", o)
 	}
@@ -186,17 +205,19 @@ func TestStoryFullState(t *testing.T) {
 	}
 	holds(t, work, map[string]string{"o": "hit\n"})
 	free()
+	freeNames()
 	for _, args := range [][]string{{"--cache", "off", "-c", "true"}, hit} {
 		if o := d.run(work, args...); o.code != 0 {
 			t.Errorf("with room: %q: %+v", args, o)
 		}
 	}
 	d.stop()
-	free = fill(t, small)
+	free, freeNames = fill(t, small), fillNames(t, small)
 	if o := finish(t, d.as(0, d.dir, "serve", "--config", d.config)); o.code != 1 || !strings.Contains(o.stderr, full) {
 		t.Errorf("at the start: %+v", o)
 	}
 	free()
+	freeNames()
 	d.start()
 	if o := d.run(work, hit...); o.code != 0 || !strings.Contains(o.stderr, "cached") {
 		t.Errorf("after it: %+v", o)

@@ -174,14 +174,12 @@ func (d *daemon) left() (all []string) {
 			}
 		}
 	}
-	for _, dir := range []string{"layers", "state"} {
-		entries, err := os.ReadDir(filepath.Join(d.state, "sandboxes", dir))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			d.t.Fatal(err)
-		}
-		for _, e := range entries {
-			all = append(all, dir+" "+e.Name())
-		}
+	layers, err := os.ReadDir(filepath.Join(d.state, "sandboxes", "layers"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		d.t.Fatal(err)
+	}
+	for _, e := range layers {
+		all = append(all, "layer "+e.Name())
 	}
 	return all
 }

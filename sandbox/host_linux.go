@@ -47,6 +47,7 @@ type Host struct {
 	mu      sync.Mutex
 	live    map[string]bool
 	closed  bool
+	orphans int
 	left    int
 }
 
@@ -134,8 +135,11 @@ func openUp(dir string, mode fs.FileMode) error {
 	return os.Chmod(dir, mode)
 }
 
-// sweep removes the directories of a host that was killed.
-func (h *Host) sweep() error {
+// sweep removes what is left of a host that was killed.
+func (h *Host) sweep() (err error) {
+	if h.orphans, err = killOrphans(filepath.Join(h.cfg.Dir, "base")); err != nil {
+		return fmt.Errorf("sweep: %w", err)
+	}
 	layers := filepath.Join(h.cfg.Dir, "layers")
 	left, err := names(layers)
 	if err != nil {
@@ -150,8 +154,9 @@ func (h *Host) sweep() error {
 	return nil
 }
 
-// Left is of how many sandboxes a killed host had left the layers, which Open removed.
-func (h *Host) Left() int { return h.left }
+// Left is how many processes a killed host had left, and of how many sandboxes the layers, which
+// Open removed.
+func (h *Host) Left() (processes, layers int) { return h.orphans, h.left }
 
 // names lists a directory; one that is not there has none.
 func names(dir string) ([]string, error) {

@@ -121,7 +121,9 @@ func (e *Executor) open() (left leftovers, err error) {
 	if e.host, err = sandbox.Open(sandbox.Config{Dir: filepath.Join(dir, "sandboxes"), RangesDir: e.cfg.RangesDir, Limits: e.limits, Network: e.network}); err != nil {
 		return left, err
 	}
-	left.Layers = e.host.Left()
+	orphans, layers := e.host.Left()
+	left.Processes += orphans
+	left.Layers = layers
 	if e.roots, left.Roots, err = openRoots(filepath.Join(dir, "roots")); err != nil {
 		return left, err
 	}

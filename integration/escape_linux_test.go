@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -315,26 +316,34 @@ func TestEscapeListeners(t *testing.T) {
 	}
 }
 
-// TestEscapeSurvivors: what a task leaves running has ended when its result is there.
+// TestEscapeSurvivors: what a task leaves running has ended when its result is there, also where it ran
+// out of time.
 func TestEscapeSurvivors(t *testing.T) {
 	f := newFixture(t)
-	out := f.run(&executor.TaskSpec{Script: "awk '{print $2}' /proc/self/uid_map\n" +
-		"for i in 1 2 3 4 5 6 7 8; do (setsid sh -c 'trap \"\" TERM HUP INT; sleep 1000 & sleep 1000' </dev/null >/dev/null 2>&1 &); done"})
-	if !out.Success() {
-		t.Fatalf("%s %d: %s", out.Cause, out.ExitCode, out.Stderr.Inline)
-	}
-	base, err := strconv.Atoi(strings.TrimSpace(string(out.Stdout.Inline)))
-	must(t, err)
-	procs, err := filepath.Glob("/proc/[0-9]*")
-	must(t, err)
-	for _, p := range procs {
-		var st unix.Stat_t
-		if unix.Stat(p, &st) != nil || int(st.Uid) < base || int(st.Uid) >= base+65536 {
-			continue
+	const script = "awk '{print $2}' /proc/self/uid_map\n" +
+		"for i in 1 2 3 4 5 6 7 8; do (setsid sh -c 'trap \"\" TERM HUP INT; sleep 1000 & sleep 1000' </dev/null >/dev/null 2>&1 &); done\n"
+	for _, c := range []struct {
+		script  string
+		timeout time.Duration
+		want    executor.Cause
+	}{{script, 0, executor.CauseExited}, {script + "trap '' TERM; sleep 1000", time.Second, executor.CauseTimedOut}} {
+		out := f.run(&executor.TaskSpec{Script: c.script, Timeout: c.timeout})
+		if out.Cause != c.want {
+			t.Fatalf("%s %d: %s", out.Cause, out.ExitCode, out.Stderr.Inline)
 		}
-		// The sandbox's own first process ends by itself.
-		if name, err := os.ReadFile(p + "/comm"); err == nil && string(name) != "sandboxd-init\n" {
-			t.Errorf("%s, %q of uid %d, is left", p, name, st.Uid)
+		base, err := strconv.Atoi(strings.TrimSpace(string(out.Stdout.Inline)))
+		must(t, err)
+		procs, err := filepath.Glob("/proc/[0-9]*")
+		must(t, err)
+		for _, p := range procs {
+			var st unix.Stat_t
+			if unix.Stat(p, &st) != nil || int(st.Uid) < base || int(st.Uid) >= base+65536 {
+				continue
+			}
+			// The sandbox's own first process ends by itself.
+			if name, err := os.ReadFile(p + "/comm"); err == nil && string(name) != "sandboxd-init\n" {
+				t.Errorf("%s, %q of uid %d, is left", p, name, st.Uid)
+			}
 		}
 	}
 }
@@ -343,8 +352,8 @@ func TestEscapeSurvivors(t *testing.T) {
 func TestEscapeForkBomb(t *testing.T) {
 	f := newFixture(t)
 	out := f.run(&executor.TaskSpec{Script: "b() { b & b & wait; }; b; exit 3", Timeout: 5e9, Limits: executor.ResourceLimits{PidsMax: 64}})
-	if out.Success() {
-		t.Errorf("%+v", out)
+	if out.Cause != executor.CausePidsLimit || out.ExitCode != 3 || out.Usage.PeakPids == nil || *out.Usage.PeakPids < 32 || *out.Usage.PeakPids > 64+12 {
+		t.Errorf("%s (%s), %+v", out.Cause, out.Evidence, out.Usage)
 	}
 }
 

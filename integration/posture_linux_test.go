@@ -124,6 +124,10 @@ func process(o outcomes) {
 		}
 	}
 	o["fds"] = strings.Join(fds, " ")
+	var in unix.Stat_t
+	err = unix.Fstat(0, &in)
+	_, sealed := unix.FcntlInt(0, unix.F_GET_SEALS, 0) // of a file in memory alone
+	o["stdin"] = fmt.Sprintf("%t %d bytes", err == nil && sealed == nil && in.Mode&unix.S_IFMT == unix.S_IFREG, in.Size)
 	nice, _ := unix.Getpriority(unix.PRIO_PROCESS, 0)
 	o["nice"] = fmt.Sprint(20 - nice)
 }
@@ -193,7 +197,7 @@ var wantPosture = outcomes{
 	"CapBnd": "0000000000000000", "CapAmb": "0000000000000000",
 	"NoNewPrivs": "1", "Seccomp": "2", "TracerPid": "0", "SigBlk": "0000000000000000", "SigIgn": "0000000000000000",
 	"Umask": "0022", "PPid": "1", "cgroup": "0::/", "oom_score_adj": "0", "setgroups": "allow",
-	"leads its session and group": "true", "terminal": "ENXIO", "cwd": "/build", "hostname": "sandboxd", "fds": "0 1 2", "nice": "0",
+	"leads its session and group": "true", "terminal": "ENXIO", "cwd": "/build", "hostname": "sandboxd", "fds": "0 1 2", "stdin": "true 0 bytes", "nice": "0",
 	"env":                "HOME=/home/build LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin SANDBOXD_PROBE=posture TMPDIR=/tmp USER=build",
 	"Max core file size": "0 0", "Max nice priority": "0 0", "Max realtime priority": "0 0", "Max locked memory": "8388608 8388608",
 	"Max msgqueue size": "819200 819200",

@@ -147,6 +147,9 @@ func decodeConfig(b []byte, c *config) error {
 	var d *toml.DecodeError
 	if errors.As(err, &d) {
 		line, col := d.Position()
+		if key := strings.Join(d.Key(), "."); key != "" {
+			return fmt.Errorf("%d:%d: key %q: %s; see README.md for what it takes", line, col, key, strings.TrimPrefix(d.Error(), "toml: "))
+		}
 		return fmt.Errorf("%d:%d: %s", line, col, strings.TrimPrefix(d.Error(), "toml: "))
 	}
 	if err != nil {

@@ -482,3 +482,21 @@ func TestOpenAsFollowsNoMagicLink(t *testing.T) {
 		}
 	}
 }
+
+// A success that met a limit may have done less than it would have else.
+func TestStrainedSuccessIsNotStored(t *testing.T) {
+	e := newExecutor(t)
+	spec := executor.TaskSpec{
+		Script: "(for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30; do sleep 2 & done; wait) || true",
+		Limits: executor.ResourceLimits{PidsMax: 16},
+	}
+	for range 2 {
+		out, err := e.Execute(context.Background(), &spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !out.Success() || out.Cached || !strings.Contains(out.Evidence, "refused") {
+			t.Errorf("cached %t, %s: %s", out.Cached, out.Cause, out.Evidence)
+		}
+	}
+}

@@ -41,6 +41,8 @@ type task struct {
 	ready     func() // leaves ahead
 
 	signature signature
+	// strained says that a success met a limit, and may have done less than it would have else: it is not stored.
+	strained bool
 }
 
 // Execute implements executor.Executor.
@@ -195,7 +197,7 @@ func (t *task) run(ctx context.Context, store bool) (*executor.TaskOutput, error
 	if store {
 		out.Signature = executor.Signature(t.signature.String())
 	}
-	if store && out.Success() {
+	if store && out.Success() && !t.strained {
 		if err := t.store(ctx, out); err != nil {
 			// The task is done, and its caller has all that it asked for.
 			t.log.WithError(err).WithField("signature", out.Signature).Warn("result is not cached")
@@ -333,19 +335,23 @@ func refused(err error) error {
 	return err
 }
 
+// standardInput is a file of the task's own, also where it is empty: what many tasks share, as the
+// machine's /dev/null, they could signal by. Nobody can write to it.
 func standardInput(b []byte) (*os.File, error) {
-	if len(b) == 0 {
-		return os.Open(os.DevNull)
-	}
-	fd, err := unix.MemfdCreate("stdin", unix.MFD_CLOEXEC)
+	fd, err := unix.MemfdCreate("stdin", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, fmt.Errorf("standard input: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "stdin")
-	if _, err := f.Write(b); err != nil {
-		return nil, errors.Join(fmt.Errorf("standard input: %w", err), f.Close())
+	_, err = f.Write(b)
+	if err == nil {
+		_, err = f.Seek(0, io.SeekStart)
 	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
+	if err == nil {
+		const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("standard input: %w", err), f.Close())
 	}
 	return f, nil
@@ -378,6 +384,10 @@ func (t *task) judge(box *sandbox.Sandbox, exit sandbox.Exit, s *stops) (*execut
 		out.Cause, out.Evidence = executor.CauseSignaled, fmt.Sprintf("wait status: %s", unix.SignalName(unix.Signal(exit.Signal)))
 	default:
 		out.Cause, out.Evidence = executor.CauseExited, fmt.Sprintf("wait status: exit code %d", exit.Code)
+		if n := events.PidsMaxHits; n > 0 {
+			out.Evidence += fmt.Sprintf("; the pids controller refused %d forks", n)
+			t.strained = true
+		}
 	}
 	return out, nil
 }

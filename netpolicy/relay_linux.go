@@ -98,13 +98,6 @@ func (l *liveConns) remove(c net.Conn) {
 	delete(l.all, c)
 }
 
-// drain waits a while until all that a task has sent, which is dead by now, is passed on.
-func (l *liveConns) drain(from []*os.File) {
-	for end := time.Now().Add(drainTime); l.pending(from) && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
-	}
-}
-
 func (l *liveConns) pending(from []*os.File) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -258,6 +251,7 @@ type flow struct {
 	last           atomic.Int64 // when something passed, in Unix nanoseconds
 }
 
+// close ends the task's side first: that waits for a datagram that is being passed on.
 func (f *flow) close() {
 	f.task.Close()
 	f.up.Close()
@@ -272,25 +266,70 @@ func (f *flows) close() {
 	}
 }
 
-// readUDP takes the first packets of flows.
+// pending reports whether anything of the task's waits to be passed on.
+func (f *flows) pending() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, x := range f.all {
+		if readable(x.task) {
+			return true
+		}
+	}
+	return false
+}
+
+// bound ends the writing to where no more is taken.
+func (f *flows) bound(until time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, x := range f.all {
+		x.up.SetWriteDeadline(until) //nolint:errcheck // closed: nothing is written
+	}
+}
+
+// readable reports whether a datagram waits.
+func readable(c *net.UDPConn) (yes bool) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	raw.Control(func(fd uintptr) { //nolint:errcheck // closed: none waits
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(p, 0)
+		yes = err == nil && n > 0 && p[0].Revents&unix.POLLIN != 0
+	})
+	return yes
+}
+
+// readUDP takes the first packets of flows. Taken and passed on is one step, for whose end a closing
+// socket waits.
 func (r *Router) readUDP(l *net.UDPConn) {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return
+	}
 	b, oob := make([]byte, 1<<16), make([]byte, 256)
 	for {
-		n, on, _, from, err := l.ReadMsgUDPAddrPort(b, oob)
-		if errors.Is(err, net.ErrClosed) {
+		err := raw.Read(func(fd uintptr) bool {
+			n, on, _, from, err := unix.Recvmsg(int(fd), b, oob, unix.MSG_DONTWAIT)
+			if err == nil {
+				r.first(b[:n], oob[:on], from)
+			}
+			return err != unix.EAGAIN
+		})
+		if err != nil { // closed
 			return
 		}
-		if err != nil {
-			continue
-		}
-		to, ok := originalDestination(oob[:on])
-		if !ok {
-			continue
-		}
-		key := flowKey{netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), to}
-		if f := r.flow(key); f != nil {
-			f.pass(f.up, b[:n], &f.sent)
-		}
+	}
+}
+
+func (r *Router) first(b, oob []byte, from unix.Sockaddr) {
+	to, ok := originalDestination(oob)
+	if !ok {
+		return
+	}
+	if f := r.flow(flowKey{addrPort(from), to}); f != nil {
+		f.pass(f.up, b, &f.sent)
 	}
 }
 
@@ -300,18 +339,22 @@ func originalDestination(oob []byte) (to netip.AddrPort, ok bool) {
 		return to, false
 	}
 	for _, m := range msgs {
-		sa, err := unix.ParseOrigDstAddr(&m)
-		if err != nil {
-			continue
-		}
-		switch sa := sa.(type) {
-		case *unix.SockaddrInet4:
-			return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port)), true
-		case *unix.SockaddrInet6:
-			return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port)), true
+		if sa, err := unix.ParseOrigDstAddr(&m); err == nil {
+			to = addrPort(sa)
+			return to, to.IsValid()
 		}
 	}
 	return to, false
+}
+
+func addrPort(sa unix.Sockaddr) (a netip.AddrPort) {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port))
+	}
+	return a
 }
 
 // flow finds a flow or begins it; nil if it may not be.
@@ -340,12 +383,18 @@ func (r *Router) flow(key flowKey) *flow {
 	r.work.Go(func() {
 		defer r.m.give()
 		var both sync.WaitGroup
-		both.Go(func() { f.copy(f.up, f.task, &f.sent) })
-		both.Go(func() { f.copy(f.task, f.up, &f.received) })
+		// What comes next is another flow's.
+		end := func() {
+			r.flows.mu.Lock()
+			if r.flows.all[key] == f {
+				delete(r.flows.all, key)
+			}
+			r.flows.mu.Unlock()
+			f.close()
+		}
+		both.Go(func() { defer end(); f.copy(f.up, f.task, &f.sent) })
+		both.Go(func() { defer end(); f.copy(f.task, f.up, &f.received) })
 		both.Wait()
-		r.flows.mu.Lock()
-		delete(r.flows.all, key)
-		r.flows.mu.Unlock()
 		r.account(rule, 1, f.sent.Load(), f.received.Load())
 	})
 	return f
@@ -366,9 +415,9 @@ func (r *Router) open(key flowKey) (*flow, error) {
 
 // answerer makes the socket that a flow's answers come from. It runs in the router's namespace.
 func answerer(key flowKey) (*net.UDPConn, error) {
-	fam, level, option := unix.AF_INET, unix.SOL_IP, unix.IP_TRANSPARENT
+	fam, level, option, anywhere := unix.AF_INET, unix.SOL_IP, unix.IP_TRANSPARENT, unix.IP_FREEBIND
 	if key.to.Addr().Is6() {
-		fam, level, option = unix.AF_INET6, unix.SOL_IPV6, unix.IPV6_TRANSPARENT
+		fam, level, option, anywhere = unix.AF_INET6, unix.SOL_IPV6, unix.IPV6_TRANSPARENT, unix.IPV6_FREEBIND
 	}
 	fd, err := unix.Socket(fam, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -376,12 +425,16 @@ func answerer(key flowKey) (*net.UDPConn, error) {
 	}
 	f := os.NewFile(uintptr(fd), "udp")
 	defer f.Close() // FileConn has its own
-	err = errors.Join(unix.SetsockoptInt(fd, level, option, 1), unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
+	err = errors.Join(unix.SetsockoptInt(fd, level, anywhere, 1), unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
 	if err == nil {
 		err = unix.Bind(fd, sockaddr(key.to))
 	}
 	if err == nil {
 		err = unix.Connect(fd, sockaddr(key.from))
+	}
+	// Not until it is connected, else it would take what is another flow's.
+	if err == nil {
+		err = unix.SetsockoptInt(fd, level, option, 1)
 	}
 	if err != nil {
 		return nil, err
@@ -409,14 +462,13 @@ func (f *flow) pass(to *net.UDPConn, b []byte, count *atomic.Int64) {
 	}
 }
 
-// copy passes datagrams on until the flow was idle, or either end has gone.
+// copy passes datagrams on until the flow was idle, or either end has gone; then what has already come.
 func (f *flow) copy(to, from *net.UDPConn, count *atomic.Int64) {
-	defer f.close()
 	raw, err := from.SyscallConn()
 	if err != nil {
 		return
 	}
-	for {
+	for gone := false; ; {
 		idle := time.Since(time.Unix(0, f.last.Load()))
 		if idle >= idleUDP {
 			return
@@ -424,18 +476,19 @@ func (f *flow) copy(to, from *net.UDPConn, count *atomic.Int64) {
 		if err := from.SetReadDeadline(time.Now().Add(idleUDP - idle)); err != nil {
 			return
 		}
-		err := receive(raw, func(b []byte) { f.pass(to, b, count) })
-		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		err := receive(raw, !gone, func(b []byte) { f.pass(to, b, count) })
+		if errors.Is(err, net.ErrClosed) || errors.Is(err, unix.EAGAIN) {
 			return
 		}
+		gone = gone || err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
 	}
 }
 
 // datagrams are buffers, of which a flow has one only while it has something to pass on.
 var datagrams = sync.Pool{New: func() any { return new([1 << 16]byte) }}
 
-// receive waits for one datagram.
-func receive(c syscall.RawConn, use func([]byte)) error {
+// receive takes one datagram, and waits for it if it shall.
+func receive(c syscall.RawConn, wait bool, use func([]byte)) error {
 	var failed error
 	err := c.Read(func(fd uintptr) bool {
 		b := datagrams.Get().(*[1 << 16]byte)
@@ -445,7 +498,7 @@ func receive(c syscall.RawConn, use func([]byte)) error {
 			use(b[:n])
 		}
 		failed = err
-		return err != unix.EAGAIN && err != unix.EINTR
+		return !wait || err != unix.EAGAIN && err != unix.EINTR
 	})
 	return errors.Join(err, failed)
 }

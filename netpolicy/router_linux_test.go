@@ -498,6 +498,40 @@ func TestLastWords(t *testing.T) {
 	}
 }
 
+// TestLastDatagrams: so it is with datagrams, those of a flow that just began among them.
+func TestLastDatagrams(t *testing.T) {
+	b := newBench(t, Config{}, RouterSpec{})
+	const tasks, flows, each = 15, 5, 20
+	for _, a := range []string{netpolicytest.Web4, netpolicytest.Web6} {
+		to := net.JoinHostPort(a, "7")
+		for range tasks {
+			b.attach(RouterSpec{Rules: []Rule{rule(a, 7, "udp")}})
+			for range flows {
+				c, err := b.dial("udp", to)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for range each {
+					c.Write([]byte("x"))
+				}
+				c.Close()
+			}
+			var got Traffic
+			for _, x := range b.finish().Traffic {
+				got = x
+			}
+			if got.Sent != flows*each || got.Connections < flows {
+				t.Errorf("traffic %+v, want %d bytes by %d flows", got, flows*each, flows)
+			}
+		}
+		for end := time.Now().Add(10 * time.Second); b.world.Seen("udp "+to) < tasks*flows*each; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%d datagrams arrived at %s, want %d", b.world.Seen("udp "+to), to, tasks*flows*each)
+			}
+		}
+	}
+}
+
 // TestRelayOfUDP: answers come from where the question went, also to a socket that is not connected,
 // and large ones in pieces.
 func TestRelayOfUDP(t *testing.T) {

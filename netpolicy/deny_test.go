@@ -85,9 +85,11 @@ func TestLedgerIsBounded(t *testing.T) {
 		}
 		l.refuse("tcp", netip.AddrPortFrom(addr, 1), "", noRule, 1)
 		l.account(fmt.Sprint(i), 1, 2, 3)
+		l.need("tcp", netip.AddrPortFrom(addr, 1), fmt.Sprint(i))
+		l.note(fmt.Sprint(i, ".example"), netip.MustParseAddr("10.0.0.1"), []int{0}, time.Now().Add(time.Hour))
 	}
 	r := l.report()
-	if len(r.Denied) != maxReported || r.DeniedTotal != 2*maxAdmitted || len(r.Traffic) != maxReported || len(r.Needed) != maxReported-1 {
+	if len(r.Denied) != maxReported || r.DeniedTotal != 2*maxAdmitted || len(r.Traffic) != maxReported || len(r.Needed) != maxReported || len(l.admitted[netip.MustParseAddr("10.0.0.1")].names) != maxNames {
 		t.Errorf("%d, %d, %d, %d", len(r.Denied), r.DeniedTotal, len(r.Traffic), len(r.Needed))
 	}
 	var sum Traffic

@@ -21,6 +21,8 @@ const (
 	dialTime = time.Minute
 	// idleUDP ends a flow that nothing passes by.
 	idleUDP = time.Minute
+	// goneUDP does so where an end was said to be closed.
+	goneUDP = time.Second
 	tooMany = "too many connections at once"
 )
 
@@ -30,6 +32,7 @@ func (r *Router) allow(proto string, to netip.AddrPort) (rule string, ok bool) {
 	reason := noRule
 	if ok {
 		if reason = r.m.refusal(to.Addr()); reason == "" {
+			r.need(proto, to, rule)
 			return rule, true
 		}
 	}
@@ -415,9 +418,9 @@ func (r *Router) open(key flowKey) (*flow, error) {
 
 // answerer makes the socket that a flow's answers come from. It runs in the router's namespace.
 func answerer(key flowKey) (*net.UDPConn, error) {
-	fam, level, option, anywhere := unix.AF_INET, unix.SOL_IP, unix.IP_TRANSPARENT, unix.IP_FREEBIND
+	fam, level, option := unix.AF_INET, unix.SOL_IP, unix.IP_TRANSPARENT
 	if key.to.Addr().Is6() {
-		fam, level, option, anywhere = unix.AF_INET6, unix.SOL_IPV6, unix.IPV6_TRANSPARENT, unix.IPV6_FREEBIND
+		fam, level, option = unix.AF_INET6, unix.SOL_IPV6, unix.IPV6_TRANSPARENT
 	}
 	fd, err := unix.Socket(fam, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -425,16 +428,16 @@ func answerer(key flowKey) (*net.UDPConn, error) {
 	}
 	f := os.NewFile(uintptr(fd), "udp")
 	defer f.Close() // FileConn has its own
-	err = errors.Join(unix.SetsockoptInt(fd, level, anywhere, 1), unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
+	err = errors.Join(unix.SetsockoptInt(fd, level, option, 1), unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
 	if err == nil {
 		err = unix.Bind(fd, sockaddr(key.to))
 	}
 	if err == nil {
 		err = unix.Connect(fd, sockaddr(key.from))
 	}
-	// Not until it is connected, else it would take what is another flow's.
+	// The rules lead to it by its mark, so not before it is connected: it would take what is another flow's.
 	if err == nil {
-		err = unix.SetsockoptInt(fd, level, option, 1)
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, permitted)
 	}
 	if err != nil {
 		return nil, err
@@ -462,33 +465,35 @@ func (f *flow) pass(to *net.UDPConn, b []byte, count *atomic.Int64) {
 	}
 }
 
-// copy passes datagrams on until the flow was idle, or either end has gone; then what has already come.
+// copy passes datagrams on until the flow was idle, which is soon once either end has gone.
 func (f *flow) copy(to, from *net.UDPConn, count *atomic.Int64) {
 	raw, err := from.SyscallConn()
 	if err != nil {
 		return
 	}
-	for gone := false; ; {
+	for limit := idleUDP; ; {
 		idle := time.Since(time.Unix(0, f.last.Load()))
-		if idle >= idleUDP {
+		if idle >= limit {
 			return
 		}
-		if err := from.SetReadDeadline(time.Now().Add(idleUDP - idle)); err != nil {
+		if err := from.SetReadDeadline(time.Now().Add(limit - idle)); err != nil {
 			return
 		}
-		err := receive(raw, !gone, func(b []byte) { f.pass(to, b, count) })
-		if errors.Is(err, net.ErrClosed) || errors.Is(err, unix.EAGAIN) {
+		err := receive(raw, func(b []byte) { f.pass(to, b, count) })
+		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		gone = gone || err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			limit = goneUDP // more may be queued, or on its way
+		}
 	}
 }
 
 // datagrams are buffers, of which a flow has one only while it has something to pass on.
 var datagrams = sync.Pool{New: func() any { return new([1 << 16]byte) }}
 
-// receive takes one datagram, and waits for it if it shall.
-func receive(c syscall.RawConn, wait bool, use func([]byte)) error {
+// receive waits for one datagram.
+func receive(c syscall.RawConn, use func([]byte)) error {
 	var failed error
 	err := c.Read(func(fd uintptr) bool {
 		b := datagrams.Get().(*[1 << 16]byte)
@@ -498,7 +503,7 @@ func receive(c syscall.RawConn, wait bool, use func([]byte)) error {
 			use(b[:n])
 		}
 		failed = err
-		return !wait || err != unix.EAGAIN && err != unix.EINTR
+		return err != unix.EAGAIN && err != unix.EINTR
 	})
 	return errors.Join(err, failed)
 }

@@ -217,6 +217,8 @@ func (r *Router) finish() (Report, error) {
 		reason := noRule
 		if p := r.m.refusal(x.addr); p != "" {
 			reason = p
+		} else if slices.Contains(r.spec.Addresses.routers(), x.addr) {
+			reason = linksOwn
 		}
 		r.refuse(protocol(x.proto), netip.AddrPortFrom(x.addr, x.port), "", reason, x.count)
 		total -= x.count

@@ -21,7 +21,7 @@ const (
 	routerLink = "gw0"
 	// relayPort is where the relay listens: TPROXY alone leads there.
 	relayPort = 1
-	// permitted marks a packet that a rule has let through.
+	// permitted marks a packet that a rule has let through, and the socket of a flow.
 	permitted = 1
 	// setBuffer holds the answers to the largest ruleset.
 	setBuffer = 8 << 20
@@ -199,7 +199,7 @@ func (b *builder) build(spec *RouterSpec, denied []netip.Prefix) {
 	// Of connections only the first packet is looked at: without it, there is no socket for the others.
 	b.rule(pre, isProtocol(unix.IPPROTO_TCP), isNoStart(), mark(), verdict(expr.VerdictAccept))
 	// Likewise of flows, which have a socket each, connected to the task's.
-	b.rule(pre, isProtocol(unix.IPPROTO_UDP), isSocket(expr.SocketKeyTransparent, 1), isSocket(expr.SocketKeyWildcard, 0), mark(), verdict(expr.VerdictAccept))
+	b.rule(pre, isProtocol(unix.IPPROTO_UDP), isFlow(), mark(), verdict(expr.VerdictAccept))
 	for fam := range families {
 		if s := b.prefixes("deny"+suffix(fam), fam, expand(denied)); s != nil {
 			b.rule(pre, isFamily(fam), isIn(fam, s), verdict(expr.VerdictAccept))
@@ -428,8 +428,8 @@ func isNoStart() []expr.Any {
 	}
 }
 
-func isSocket(key expr.SocketKey, want byte) []expr.Any {
-	return []expr.Any{&expr.Socket{Key: key, Register: unix.NFT_REG_1}, compare(expr.CmpOpEq, []byte{want})}
+func isFlow() []expr.Any {
+	return []expr.Any{&expr.Socket{Key: expr.SocketKeyMark, Register: unix.NFT_REG_1}, compare(expr.CmpOpEq, binaryutil.NativeEndian.PutUint32(permitted))}
 }
 
 func isICMPError(fam int) []expr.Any {

@@ -299,6 +299,20 @@ func TestReport(t *testing.T) {
 	wantLines(t, reached, []string{"tcp 203.0.113.10:7", "tcp [2001:db8:2::10]:7", "udp [2001:db8:2::11]:7", "udp 10.1.2.3:7"})
 }
 
+// TestLinkLocal: what is on the link alone is refused at once, as all else, and multicast is counted.
+func TestLinkLocal(t *testing.T) {
+	b := newBench(t, Config{}, RouterSpec{Rules: []Rule{rule("::/0", 0, "both"), rule("0.0.0.0/0", 0, "both")}})
+	b.mustRefuse("tcp", "[fe80::1%net0]:80", syscall.ECONNREFUSED)
+	b.mustRefuse("udp", "[fe80::1%net0]:80", unix.EACCES)
+	b.mustRefuse("tcp", "169.254.1.1:80", syscall.ECONNREFUSED)
+	b.mustHearNothing("224.0.0.251:5353")
+	b.mustHearNothing("[ff02::fb%net0]:5353")
+	wantLines(t, b.finish().lines(), []string{
+		"1 tcp [fe80::1]:80: deny fe80::/10", "1 udp [fe80::1]:80: deny fe80::/10", "1 tcp 169.254.1.1:80: deny 169.254.0.0/16",
+		"1 udp 224.0.0.251:5353: deny 224.0.0.0/4", "1 udp [ff02::fb]:5353: deny ff00::/8",
+	})
+}
+
 // TestNames: names are resolved if a rule has them, and lead where they do for as long as they say.
 func TestNames(t *testing.T) {
 	b := newBench(t, Config{MinTTL: time.Second}, RouterSpec{Rules: []Rule{rule("web.example", 7, "both"), rule("*.wild.example", 7, "tcp")}})
@@ -543,21 +557,34 @@ func TestRelayOfUDP(t *testing.T) {
 		return err
 	})
 	defer p.Close()
-	p.SetDeadline(time.Now().Add(10 * time.Second))
-	sent := int64(0)
+	var sent, lost int64
 	for _, size := range []int{1, 0, 1400, 9000, 60000} {
 		for _, a := range []string{netpolicytest.Web4, netpolicytest.Other4, netpolicytest.Web6} {
 			to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(a), 7))
 			data := bytes.Repeat([]byte{byte(size)}, size)
-			if _, err := p.WriteTo(data, to); err != nil {
-				t.Fatal(err)
-			}
 			back := make([]byte, 1<<16)
-			n, from, err := p.ReadFrom(back)
-			if err != nil || from.String() != to.String() || !bytes.Equal(back[:n], data) {
-				t.Fatalf("%d bytes to %s, which saw %d: %d bytes from %v, %v; %+v", size, to, b.world.Seen("udp "+to.String()), n, from, err, b.finish())
+			came := false
+			for try := 1; try <= 3 && !came; try++ { // one may be lost on a busy machine, but not each
+				if _, err := p.WriteTo(data, to); err != nil {
+					t.Fatal(err)
+				}
+				sent += int64(size)
+				p.SetDeadline(time.Now().Add(5 * time.Second))
+				n, from, err := p.ReadFrom(back)
+				for err == nil && from.String() != to.String() && lost > 0 { // late
+					n, from, err = p.ReadFrom(back)
+				}
+				if came = err == nil; !came {
+					lost += int64(size)
+					t.Logf("try %d: %d bytes to %s, which saw %d: %v; the task's network: %s; the router's: %s", try, size, to,
+						b.world.Seen("udp "+to.String()), err, losses(b.task.File), losses(b.router.ns.file))
+				} else if from.String() != to.String() || !bytes.Equal(back[:n], data) {
+					t.Fatalf("%d bytes to %s: %d bytes from %v", size, to, n, from)
+				}
 			}
-			sent += int64(size)
+			if !came {
+				t.Fatalf("%d bytes to %s: none came back; %+v", size, to, b.finish())
+			}
 		}
 	}
 	if err := b.echo("udp", netpolicytest.Web4+":7"); err != nil {
@@ -571,9 +598,36 @@ func TestRelayOfUDP(t *testing.T) {
 	for _, x := range r.Traffic {
 		all.Sent, all.Received, all.Connections = all.Sent+x.Sent, all.Received+x.Received, all.Connections+x.Connections
 	}
-	if all.Sent != sent+5 || all.Received != sent+5 || all.Connections != 4 {
-		t.Errorf("traffic %+v, want %d bytes each way by 4 flows", r.Traffic, sent+5)
+	if sent += 5; all.Sent < sent-lost || all.Sent > sent || all.Received < sent-lost || all.Received > all.Sent || all.Connections != 4 {
+		t.Errorf("traffic %+v, want %d bytes each way by 4 flows, less %d", r.Traffic, sent, lost)
 	}
+}
+
+// losses are the counters of a network namespace that say why a packet went nowhere.
+func losses(ns *os.File) string {
+	var lines []string
+	run := make(chan struct{})
+	go func() {
+		defer close(run)
+		runtime.LockOSThread() // for good
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			lines = append(lines, err.Error())
+			return
+		}
+		for _, f := range []string{"snmp6", "snmp", "dev"} {
+			b, err := os.ReadFile("/proc/thread-self/net/" + f)
+			if err != nil {
+				lines = append(lines, err.Error())
+			}
+			for _, l := range strings.Split(string(b), "\n") {
+				if f != "snmp6" || !strings.HasSuffix(strings.TrimSpace(l), "\t0") {
+					lines = append(lines, strings.Join(strings.Fields(l), " "))
+				}
+			}
+		}
+	}()
+	<-run
+	return strings.Join(lines, "; ")
 }
 
 // TestOtherProtocols: what is neither TCP nor UDP is refused and told of, whatever the rules.

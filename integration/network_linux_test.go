@@ -368,9 +368,9 @@ func TestNetworkAudit(t *testing.T) {
 	}
 }
 
-// TestNetworkDeny: what the configuration denies stands in place of the defaults, but for the host's own.
+// TestNetworkDeny: what the configuration denies is denied, and the host's own even where the defaults are not.
 func TestNetworkDeny(t *testing.T) {
-	n := newNetwork(t, "deny = [\"203.0.113.11\", \"2001:db8:2::/64\"]")
+	n := newNetwork(t, "deny_defaults = false\ndeny = [\"203.0.113.11\", \"2001:db8:2::/64\"]")
 	l := n.listenHere("tcp", netpolicytest.Host4+":7")
 	go func() {
 		for {

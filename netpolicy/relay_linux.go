@@ -46,6 +46,8 @@ type liveConns struct {
 	closed  bool
 	all     map[net.Conn]bool
 	sending int // how many of them the task may still send by
+	// dialing are those that are not connected yet, with what gives up.
+	dialing map[*net.TCPConn]context.CancelFunc
 }
 
 // accept waits for a connection, and counts it as one that the task may still send by: whoever
@@ -93,6 +95,48 @@ func (l *liveConns) add(c net.Conn) bool {
 	}
 	l.all[c] = true
 	return true
+}
+
+// dial connects to where the task's connection goes.
+func (l *liveConns) dial(life context.Context, task *net.TCPConn, to string) (*net.TCPConn, error) {
+	life, giveUp := context.WithTimeout(life, dialTime)
+	defer giveUp()
+	l.mu.Lock()
+	l.dialing[task] = giveUp
+	l.mu.Unlock()
+	c, err := new(net.Dialer).DialContext(life, "tcp", to)
+	l.mu.Lock()
+	delete(l.dialing, task)
+	l.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.TCPConn), nil
+}
+
+// abandon gives up the connections of a task, which is dead by now, that it closed before there was
+// anyone to send to, with nothing sent.
+func (l *liveConns) abandon() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for task, giveUp := range l.dialing {
+		if ended(task) {
+			giveUp()
+		}
+	}
+}
+
+// ended reports whether the end of a connection is what comes next.
+func ended(c *net.TCPConn) (yes bool) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return true
+	}
+	err = raw.Control(func(fd uintptr) {
+		n, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		yes = err == nil && n == 0 || err != nil && err != unix.EAGAIN
+	})
+	return yes || err != nil
 }
 
 func (l *liveConns) remove(c net.Conn) {
@@ -181,14 +225,12 @@ func (r *Router) relayTCP(task *net.TCPConn) {
 		return
 	}
 	defer r.live.remove(task)
-	d := net.Dialer{Timeout: dialTime}
-	c, err := d.DialContext(r.life, "tcp", to.String())
+	up, err := r.live.dial(r.life, task, to.String())
 	if err != nil {
 		reset(task)
 		r.account(rule, 1, 0, 0)
 		return
 	}
-	up := c.(*net.TCPConn)
 	// Cut both off when the Router ends.
 	stop := context.AfterFunc(r.life, func() { up.Close() })
 	defer stop()

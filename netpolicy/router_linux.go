@@ -45,7 +45,7 @@ type Router struct {
 // Start makes a Router, in a namespace of its own. The task's end of the link comes with Attach.
 func (m *Manager) Start(spec RouterSpec) (_ *Router, err error) {
 	r := &Router{m: m, spec: spec, ledger: newLedger(&spec)}
-	r.flows.all, r.live.all = map[flowKey]*flow{}, map[net.Conn]bool{}
+	r.flows.all, r.live.all, r.live.dialing = map[flowKey]*flow{}, map[net.Conn]bool{}, map[*net.TCPConn]context.CancelFunc{}
 	r.life, r.cancel = context.WithCancel(context.Background())
 	if r.ns, err = newNamespace(); err != nil {
 		r.cancel()
@@ -231,6 +231,7 @@ func (r *Router) finish() (Report, error) {
 // drain waits a while until all that a task has sent, which is dead by now, is passed on.
 func (r *Router) drain() {
 	pending := func() bool {
+		r.live.abandon()
 		return r.live.pending(r.relayed) || slices.ContainsFunc(r.firsts, readable) || r.flows.pending()
 	}
 	for end := time.Now().Add(drainTime); pending() && time.Now().Before(end); {

@@ -512,6 +512,33 @@ func TestLastWords(t *testing.T) {
 	}
 }
 
+// TestAbandonedConnection: what the task gave up before it was connected does not keep it, if it sent nothing.
+func TestAbandonedConnection(t *testing.T) {
+	b := newBench(t, Config{}, RouterSpec{})
+	const silent = "203.0.113.99" // nobody answers there
+	b.world.Internet.Do(t, func() error {
+		return netlink.RouteAdd(&netlink.Route{Dst: host(netip.MustParseAddr(silent)), Type: unix.RTN_BLACKHOLE})
+	})
+	for words, given := range map[string]bool{"": true, "words": false} {
+		b.attach(RouterSpec{Rules: []Rule{rule(silent, 80, "tcp")}})
+		c, err := b.dial("tcp", silent+":80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Write([]byte(words))
+		c.Close()
+		b.router.drain()
+		b.router.live.mu.Lock()
+		if sending := b.router.live.sending; (sending == 0) != given {
+			t.Errorf("after %q, %d connections are still waited for", words, sending)
+		}
+		b.router.live.mu.Unlock()
+		if r := b.finish(); len(r.Traffic) != 1 || r.Traffic[0].Connections != 1 {
+			t.Errorf("traffic %+v", r.Traffic)
+		}
+	}
+}
+
 // TestLastDatagrams: so it is with datagrams, those of a flow that just began among them.
 func TestLastDatagrams(t *testing.T) {
 	b := newBench(t, Config{}, RouterSpec{})

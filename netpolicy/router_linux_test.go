@@ -547,6 +547,7 @@ func TestLastDatagrams(t *testing.T) {
 		to := net.JoinHostPort(a, "7")
 		for range tasks {
 			b.attach(RouterSpec{Rules: []Rule{rule(a, 7, "udp")}})
+			var open []net.Conn // together, for ports of their own
 			for range flows {
 				c, err := b.dial("udp", to)
 				if err != nil {
@@ -555,6 +556,9 @@ func TestLastDatagrams(t *testing.T) {
 				for range each {
 					c.Write([]byte("x"))
 				}
+				open = append(open, c)
+			}
+			for _, c := range open {
 				c.Close()
 			}
 			var got Traffic

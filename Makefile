@@ -101,7 +101,7 @@ fuzz: ## every fuzz target for FUZZTIME
 
 install: build ## into DESTDIR and PREFIX, with the systemd units
 	install -D -m 0755 bin/sandboxd $(DESTDIR)$(PREFIX)/bin/sandboxd
-	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/sandboxd README.md SECURITY.md CHANGELOG.md LICENSE systemd/sandboxd.toml
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/sandboxd README.md SECURITY.md RATIONALE.md CHANGELOG.md LICENSE systemd/sandboxd.toml
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	for u in sandboxd.service sandboxd.socket; do \
 		sed 's|/usr/local/|$(PREFIX)/|g' systemd/$$u >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$u && \

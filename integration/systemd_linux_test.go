@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sandboxd/sandboxd/internal/testutil"
 )
 
 // TestSystemdActivation: the first client starts the daemon, and who may be one is for the
@@ -203,9 +205,7 @@ func TestSystemdNetworks(t *testing.T) {
 		t.Errorf("full for a member: %+v", o)
 	}
 	t.Run("controlled", func(t *testing.T) {
-		if !slices.Contains(can.Networks, "controlled") {
-			t.Skip("the daemon says that it has no controlled network")
-		}
+		testutil.Require(t, slices.Contains(can.Networks, "controlled"), "the daemon says that it has no controlled network")
 		far.listen(t, 8081, "closed")
 		script := "read line </dev/tcp/" + farAddress + "/8080; read other </dev/tcp/" + farAddress + "/8081; echo $line-$other; grep -q " + uplink + ": /proc/net/dev && echo uplink; true"
 		o := d.run(d.dir, "--workdir", "none", "--network", "controlled", "--allow", farAddress+":8080/tcp", "--", "bash", "-c", script)

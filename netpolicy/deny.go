@@ -14,7 +14,10 @@ func DefaultDeny() []netip.Prefix {
 	var all []netip.Prefix
 	for _, s := range []string{
 		"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32",
-		"::/96", "fe80::/10", "fec0::/10", "ff00::/8", "fd00:ec2::254/128", "64:ff9b:1::/48",
+		"::/96", "fe80::/10", "fec0::/10", "ff00::/8", "64:ff9b:1::/48",
+		// Metadata that is not link-local: of Alibaba, Azure and Oracle; of AWS, Google and Scaleway.
+		"100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32",
+		"fd00:ec2::254/128", "fd20:ce::254/128", "fd00:42::42/128",
 	} {
 		all = append(all, netip.MustParsePrefix(s))
 	}

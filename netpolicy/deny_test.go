@@ -18,6 +18,8 @@ func TestDenyList(t *testing.T) {
 		"::ffff:169.254.169.254": "169.254.0.0/16", "64:ff9b::a9fe:a9fe": "169.254.0.0/16", "2002:a9fe:a9fe::": "169.254.0.0/16",
 		"2002:7f00:1:ffff::1": "127.0.0.0/8", "64:ff9b:1::a9fe:a9fe": "64:ff9b:1::/48", "::7f00:1": "::/96",
 		"224.0.0.251": "224.0.0.0/4", "ff02::1": "ff00::/8", "255.255.255.255": "255.255.255.255/32", "fe80::1%eth0": "fe80::/10",
+		"100.100.100.200": "100.100.100.200/32", "168.63.129.16": "168.63.129.16/32", "192.0.0.192": "192.0.0.192/32",
+		"fd20:ce::254": "fd20:ce::254/128", "fd00:42::42": "fd00:42::42/128", "64:ff9b::6464:64c8": "100.100.100.200/32",
 		"203.0.113.7": "203.0.113.7/32", "64:ff9b::cb00:7107": "203.0.113.7/32",
 	} {
 		if p, denied := d.match(netip.MustParseAddr(a)); !denied || p.String() != entry {
@@ -85,9 +87,11 @@ func TestLedgerIsBounded(t *testing.T) {
 		}
 		l.refuse("tcp", netip.AddrPortFrom(addr, 1), "", noRule, 1)
 		l.account(fmt.Sprint(i), 1, 2, 3)
+		l.need("tcp", netip.AddrPortFrom(addr, 1), fmt.Sprint(i))
+		l.note(fmt.Sprint(i, ".example"), netip.MustParseAddr("10.0.0.1"), []int{0}, time.Now().Add(time.Hour))
 	}
 	r := l.report()
-	if len(r.Denied) != maxReported || r.DeniedTotal != 2*maxAdmitted || len(r.Traffic) != maxReported || len(r.Needed) != maxReported-1 {
+	if len(r.Denied) != maxReported || r.DeniedTotal != 2*maxAdmitted || len(r.Traffic) != maxReported || len(r.Needed) != maxReported || len(l.admitted[netip.MustParseAddr("10.0.0.1")].names) != maxNames {
 		t.Errorf("%d, %d, %d, %d", len(r.Denied), r.DeniedTotal, len(r.Traffic), len(r.Needed))
 	}
 	var sum Traffic

@@ -224,7 +224,10 @@ func (m *Manager) own() ([]netip.Prefix, error) {
 	return all, nil
 }
 
-const hostsOwn = "the host's own address"
+const (
+	hostsOwn = "the host's own address"
+	linksOwn = "the link's own address"
+)
 
 // refusal says why no rule can permit a; empty if one can.
 func (m *Manager) refusal(a netip.Addr) string {

@@ -25,13 +25,19 @@ type ledger struct {
 	denied   map[deniedKey]int64
 	total    int64
 	traffic  map[string]*Traffic
+	needed   map[string]bool
 }
 
 // resolved is an address that a name was resolved to.
 type resolved struct {
 	name  string            // the last one
 	until map[int]time.Time // by rule
+	// names are all of them, at most maxNames, until when they stand for it; for an audit alone.
+	names map[string]time.Time
 }
+
+// maxNames is for how many of an address's names an audit finds rules.
+const maxNames = 16
 
 type deniedKey struct {
 	proto  string
@@ -44,7 +50,7 @@ type deniedKey struct {
 func newLedger(spec *RouterSpec) *ledger {
 	return &ledger{
 		rules: spec.Rules, audit: spec.Audit,
-		admitted: map[netip.Addr]*resolved{}, denied: map[deniedKey]int64{}, traffic: map[string]*Traffic{},
+		admitted: map[netip.Addr]*resolved{}, denied: map[deniedKey]int64{}, traffic: map[string]*Traffic{}, needed: map[string]bool{},
 	}
 }
 
@@ -71,12 +77,48 @@ func (l *ledger) note(name string, a netip.Addr, rules []int, until time.Time) b
 		l.admitted[a] = r
 	}
 	r.name = name
+	if l.audit {
+		r.alias(name, until)
+	}
 	for _, i := range rules {
 		if until.After(r.until[i]) {
 			r.until[i] = until
 		}
 	}
 	return true
+}
+
+// alias keeps a name, in place of that which ends first if there are too many.
+func (r *resolved) alias(name string, until time.Time) {
+	if _, known := r.names[name]; !known && len(r.names) >= maxNames {
+		first := ""
+		for n, t := range r.names {
+			if first == "" || t.Before(r.names[first]) {
+				first = n
+			}
+		}
+		delete(r.names, first)
+	}
+	if r.names == nil {
+		r.names = map[string]time.Time{}
+	}
+	if until.After(r.names[name]) {
+		r.names[name] = until
+	}
+}
+
+// until is until when an address is permitted to any of these rules, by whatever name.
+func (l *ledger) until(a netip.Addr, rules []int) (last time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r := l.admitted[a]; r != nil {
+		for _, i := range rules {
+			if r.until[i].After(last) {
+				last = r.until[i]
+			}
+		}
+	}
+	return last
 }
 
 // forget drops what is over. It reports whether anything was.
@@ -114,14 +156,52 @@ func (l *ledger) permit(proto string, to netip.AddrPort) (rule string, ok bool) 
 	if !l.audit {
 		return "", false
 	}
-	host := to.Addr().String()
-	switch {
-	case r != nil && strings.Trim(r.name, "abcdefghijklmnopqrstuvwxyz0123456789-_.") == "":
-		host = r.name
-	case to.Addr().Is6():
-		host = "[" + host + "]"
+	name := ""
+	if r != nil {
+		name = r.name
 	}
-	return fmt.Sprintf("%s:%d/%s", host, to.Port(), proto), true
+	return ruleText(name, to, proto), true
+}
+
+// need notes which rules it takes to reach an address as the task did: by any of its names, since
+// nobody knows which of them the task meant.
+func (l *ledger) need(proto string, to netip.AddrPort, rule string) {
+	if !l.audit {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := []string{rule}
+	if r := l.admitted[to.Addr()]; r != nil {
+		for name, until := range r.names {
+			if time.Now().After(until.Add(slack)) {
+				continue
+			}
+			i := slices.IndexFunc(l.rules, func(x Rule) bool { return x.matches(name) && x.permits(proto, to.Port()) })
+			if i >= 0 {
+				all = append(all, l.rules[i].Text)
+			} else {
+				all = append(all, ruleText(name, to, proto))
+			}
+		}
+	}
+	for _, s := range all {
+		if len(l.needed) < maxReported {
+			l.needed[s] = true
+		}
+	}
+}
+
+// ruleText is a rule for a name, or for the address where that is not one that a rule can have.
+func ruleText(name string, to netip.AddrPort, proto string) string {
+	switch {
+	case name != "" && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-_.") == "":
+	case to.Addr().Is6():
+		name = "[" + to.Addr().String() + "]"
+	default:
+		name = to.Addr().String()
+	}
+	return fmt.Sprintf("%s:%d/%s", name, to.Port(), proto)
 }
 
 const noRule = "no rule allows it"
@@ -172,9 +252,9 @@ func (l *ledger) report() Report {
 	})
 	for _, t := range l.traffic {
 		r.Traffic = append(r.Traffic, *t)
-		if l.audit && t.Rule != "others" {
-			r.Needed = append(r.Needed, t.Rule)
-		}
+	}
+	for s := range l.needed {
+		r.Needed = append(r.Needed, s)
 	}
 	slices.SortFunc(r.Traffic, func(a, b Traffic) int { return cmp.Compare(a.Rule, b.Rule) })
 	slices.Sort(r.Needed)

@@ -21,6 +21,8 @@ const (
 	dialTime = time.Minute
 	// idleUDP ends a flow that nothing passes by.
 	idleUDP = time.Minute
+	// goneUDP does so where an end was said to be closed.
+	goneUDP = time.Second
 	tooMany = "too many connections at once"
 )
 
@@ -30,6 +32,7 @@ func (r *Router) allow(proto string, to netip.AddrPort) (rule string, ok bool) {
 	reason := noRule
 	if ok {
 		if reason = r.m.refusal(to.Addr()); reason == "" {
+			r.need(proto, to, rule)
 			return rule, true
 		}
 	}
@@ -43,6 +46,8 @@ type liveConns struct {
 	closed  bool
 	all     map[net.Conn]bool
 	sending int // how many of them the task may still send by
+	// dialing are those that are not connected yet, with what gives up.
+	dialing map[*net.TCPConn]context.CancelFunc
 }
 
 // accept waits for a connection, and counts it as one that the task may still send by: whoever
@@ -92,17 +97,52 @@ func (l *liveConns) add(c net.Conn) bool {
 	return true
 }
 
+// dial connects to where the task's connection goes.
+func (l *liveConns) dial(life context.Context, task *net.TCPConn, to string) (*net.TCPConn, error) {
+	life, giveUp := context.WithTimeout(life, dialTime)
+	defer giveUp()
+	l.mu.Lock()
+	l.dialing[task] = giveUp
+	l.mu.Unlock()
+	c, err := new(net.Dialer).DialContext(life, "tcp", to)
+	l.mu.Lock()
+	delete(l.dialing, task)
+	l.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.TCPConn), nil
+}
+
+// abandon gives up the connections of a task, which is dead by now, that it closed before there was
+// anyone to send to, with nothing sent.
+func (l *liveConns) abandon() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for task, giveUp := range l.dialing {
+		if ended(task) {
+			giveUp()
+		}
+	}
+}
+
+// ended reports whether the end of a connection is what comes next.
+func ended(c *net.TCPConn) (yes bool) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return true
+	}
+	err = raw.Control(func(fd uintptr) {
+		n, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		yes = err == nil && n == 0 || err != nil && err != unix.EAGAIN
+	})
+	return yes || err != nil
+}
+
 func (l *liveConns) remove(c net.Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.all, c)
-}
-
-// drain waits a while until all that a task has sent, which is dead by now, is passed on.
-func (l *liveConns) drain(from []*os.File) {
-	for end := time.Now().Add(drainTime); l.pending(from) && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
-	}
 }
 
 func (l *liveConns) pending(from []*os.File) bool {
@@ -185,14 +225,12 @@ func (r *Router) relayTCP(task *net.TCPConn) {
 		return
 	}
 	defer r.live.remove(task)
-	d := net.Dialer{Timeout: dialTime}
-	c, err := d.DialContext(r.life, "tcp", to.String())
+	up, err := r.live.dial(r.life, task, to.String())
 	if err != nil {
 		reset(task)
 		r.account(rule, 1, 0, 0)
 		return
 	}
-	up := c.(*net.TCPConn)
 	// Cut both off when the Router ends.
 	stop := context.AfterFunc(r.life, func() { up.Close() })
 	defer stop()
@@ -258,6 +296,7 @@ type flow struct {
 	last           atomic.Int64 // when something passed, in Unix nanoseconds
 }
 
+// close ends the task's side first: that waits for a datagram that is being passed on.
 func (f *flow) close() {
 	f.task.Close()
 	f.up.Close()
@@ -272,25 +311,70 @@ func (f *flows) close() {
 	}
 }
 
-// readUDP takes the first packets of flows.
+// pending reports whether anything of the task's waits to be passed on.
+func (f *flows) pending() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, x := range f.all {
+		if readable(x.task) {
+			return true
+		}
+	}
+	return false
+}
+
+// bound ends the writing to where no more is taken.
+func (f *flows) bound(until time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, x := range f.all {
+		x.up.SetWriteDeadline(until) //nolint:errcheck // closed: nothing is written
+	}
+}
+
+// readable reports whether a datagram waits.
+func readable(c *net.UDPConn) (yes bool) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	raw.Control(func(fd uintptr) { //nolint:errcheck // closed: none waits
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(p, 0)
+		yes = err == nil && n > 0 && p[0].Revents&unix.POLLIN != 0
+	})
+	return yes
+}
+
+// readUDP takes the first packets of flows. Taken and passed on is one step, for whose end a closing
+// socket waits.
 func (r *Router) readUDP(l *net.UDPConn) {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return
+	}
 	b, oob := make([]byte, 1<<16), make([]byte, 256)
 	for {
-		n, on, _, from, err := l.ReadMsgUDPAddrPort(b, oob)
-		if errors.Is(err, net.ErrClosed) {
+		err := raw.Read(func(fd uintptr) bool {
+			n, on, _, from, err := unix.Recvmsg(int(fd), b, oob, unix.MSG_DONTWAIT)
+			if err == nil {
+				r.first(b[:n], oob[:on], from)
+			}
+			return err != unix.EAGAIN
+		})
+		if err != nil { // closed
 			return
 		}
-		if err != nil {
-			continue
-		}
-		to, ok := originalDestination(oob[:on])
-		if !ok {
-			continue
-		}
-		key := flowKey{netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), to}
-		if f := r.flow(key); f != nil {
-			f.pass(f.up, b[:n], &f.sent)
-		}
+	}
+}
+
+func (r *Router) first(b, oob []byte, from unix.Sockaddr) {
+	to, ok := originalDestination(oob)
+	if !ok {
+		return
+	}
+	if f := r.flow(flowKey{addrPort(from), to}); f != nil {
+		f.pass(f.up, b, &f.sent)
 	}
 }
 
@@ -300,18 +384,22 @@ func originalDestination(oob []byte) (to netip.AddrPort, ok bool) {
 		return to, false
 	}
 	for _, m := range msgs {
-		sa, err := unix.ParseOrigDstAddr(&m)
-		if err != nil {
-			continue
-		}
-		switch sa := sa.(type) {
-		case *unix.SockaddrInet4:
-			return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port)), true
-		case *unix.SockaddrInet6:
-			return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port)), true
+		if sa, err := unix.ParseOrigDstAddr(&m); err == nil {
+			to = addrPort(sa)
+			return to, to.IsValid()
 		}
 	}
 	return to, false
+}
+
+func addrPort(sa unix.Sockaddr) (a netip.AddrPort) {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port))
+	}
+	return a
 }
 
 // flow finds a flow or begins it; nil if it may not be.
@@ -340,12 +428,18 @@ func (r *Router) flow(key flowKey) *flow {
 	r.work.Go(func() {
 		defer r.m.give()
 		var both sync.WaitGroup
-		both.Go(func() { f.copy(f.up, f.task, &f.sent) })
-		both.Go(func() { f.copy(f.task, f.up, &f.received) })
+		// What comes next is another flow's.
+		end := func() {
+			r.flows.mu.Lock()
+			if r.flows.all[key] == f {
+				delete(r.flows.all, key)
+			}
+			r.flows.mu.Unlock()
+			f.close()
+		}
+		both.Go(func() { defer end(); f.copy(f.up, f.task, &f.sent) })
+		both.Go(func() { defer end(); f.copy(f.task, f.up, &f.received) })
 		both.Wait()
-		r.flows.mu.Lock()
-		delete(r.flows.all, key)
-		r.flows.mu.Unlock()
 		r.account(rule, 1, f.sent.Load(), f.received.Load())
 	})
 	return f
@@ -383,6 +477,10 @@ func answerer(key flowKey) (*net.UDPConn, error) {
 	if err == nil {
 		err = unix.Connect(fd, sockaddr(key.from))
 	}
+	// The rules lead to it by its mark, so not before it is connected: it would take what is another flow's.
+	if err == nil {
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, permitted)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -409,24 +507,26 @@ func (f *flow) pass(to *net.UDPConn, b []byte, count *atomic.Int64) {
 	}
 }
 
-// copy passes datagrams on until the flow was idle, or either end has gone.
+// copy passes datagrams on until the flow was idle, which is soon once either end has gone.
 func (f *flow) copy(to, from *net.UDPConn, count *atomic.Int64) {
-	defer f.close()
 	raw, err := from.SyscallConn()
 	if err != nil {
 		return
 	}
-	for {
+	for limit := idleUDP; ; {
 		idle := time.Since(time.Unix(0, f.last.Load()))
-		if idle >= idleUDP {
+		if idle >= limit {
 			return
 		}
-		if err := from.SetReadDeadline(time.Now().Add(idleUDP - idle)); err != nil {
+		if err := from.SetReadDeadline(time.Now().Add(limit - idle)); err != nil {
 			return
 		}
 		err := receive(raw, func(b []byte) { f.pass(to, b, count) })
-		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		if errors.Is(err, net.ErrClosed) {
 			return
+		}
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			limit = goneUDP // more may be queued, or on its way
 		}
 	}
 }

@@ -126,7 +126,8 @@ func (r *Router) admit(name string, a netip.Addr, rules []int, ttl time.Duration
 		if !slices.ContainsFunc(rules, func(i int) bool { return slices.Contains(g.rules, i) }) {
 			continue
 		}
-		if err := r.rules.admit(g, a, ttl); err != nil {
+		// Another name may have it for longer.
+		if err := r.rules.admit(g, a, time.Until(r.until(a, g.rules))); err != nil {
 			return err
 		}
 	}

@@ -33,6 +33,7 @@ type Router struct {
 	undo    []func() error
 	tcp     atomic.Int64 // connections
 	relayed []*os.File   // sockets that listen for what the relay is to take
+	firsts  []*net.UDPConn
 	flows   flows
 	live    liveConns
 
@@ -44,7 +45,7 @@ type Router struct {
 // Start makes a Router, in a namespace of its own. The task's end of the link comes with Attach.
 func (m *Manager) Start(spec RouterSpec) (_ *Router, err error) {
 	r := &Router{m: m, spec: spec, ledger: newLedger(&spec)}
-	r.flows.all, r.live.all = map[flowKey]*flow{}, map[net.Conn]bool{}
+	r.flows.all, r.live.all, r.live.dialing = map[flowKey]*flow{}, map[net.Conn]bool{}, map[*net.TCPConn]context.CancelFunc{}
 	r.life, r.cancel = context.WithCancel(context.Background())
 	if r.ns, err = newNamespace(); err != nil {
 		r.cancel()
@@ -111,7 +112,7 @@ func (r *Router) listen() error {
 			return fmt.Errorf("listen for the task: %w", err)
 		}
 		r.later(f.Close)
-		r.relayed = append(r.relayed, f)
+		r.relayed, r.firsts = append(r.relayed, f), append(r.firsts, datagrams)
 		r.work.Go(func() { r.acceptTCP(f) })
 		r.work.Go(func() { r.readUDP(datagrams) })
 		r.serveDNS(slots, queries, netutil.LimitListener(questions, maxConsumers))
@@ -198,8 +199,9 @@ func (r *Router) Finish() (Report, error) {
 }
 
 func (r *Router) finish() (Report, error) {
-	r.live.drain(r.relayed)
+	r.drain()
 	r.cancel()
+	r.flows.bound(time.Now().Add(drainTime))
 	err := r.undoAll()
 	r.flows.close()
 	r.live.close()
@@ -215,6 +217,8 @@ func (r *Router) finish() (Report, error) {
 		reason := noRule
 		if p := r.m.refusal(x.addr); p != "" {
 			reason = p
+		} else if slices.Contains(r.spec.Addresses.routers(), x.addr) {
+			reason = linksOwn
 		}
 		r.refuse(protocol(x.proto), netip.AddrPortFrom(x.addr, x.port), "", reason, x.count)
 		total -= x.count
@@ -222,6 +226,17 @@ func (r *Router) finish() (Report, error) {
 	report := r.ledger.report()
 	report.DeniedTotal += max(0, total) // of destinations that are too many to list
 	return report, nil
+}
+
+// drain waits a while until all that a task has sent, which is dead by now, is passed on.
+func (r *Router) drain() {
+	pending := func() bool {
+		r.live.abandon()
+		return r.live.pending(r.relayed) || slices.ContainsFunc(r.firsts, readable) || r.flows.pending()
+	}
+	for end := time.Now().Add(drainTime); pending() && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func protocol(p byte) string {

@@ -282,8 +282,8 @@ func TestReport(t *testing.T) {
 		"1 tcp [64:ff9b::a9fe:a9fe]:80: deny 169.254.0.0/16",
 		"1 udp 203.0.113.10:7: no rule allows it",
 		"1 udp [2001:db8:2::10]:8: no rule allows it",
-		"1 tcp 198.19.255.1:80: no rule allows it",
-		"1 tcp 198.19.255.1:1: no rule allows it",
+		"1 tcp 198.19.255.1:80: the link's own address",
+		"1 tcp 198.19.255.1:1: the link's own address",
 		"30 udp 203.0.113.10:9: no rule allows it",
 	})
 	if r.DeniedTotal != 42 {
@@ -297,6 +297,20 @@ func TestReport(t *testing.T) {
 	}
 	reached := b.world.SeenAny()
 	wantLines(t, reached, []string{"tcp 203.0.113.10:7", "tcp [2001:db8:2::10]:7", "udp [2001:db8:2::11]:7", "udp 10.1.2.3:7"})
+}
+
+// TestLinkLocal: what is on the link alone is refused at once, as all else, and multicast is counted.
+func TestLinkLocal(t *testing.T) {
+	b := newBench(t, Config{}, RouterSpec{Rules: []Rule{rule("::/0", 0, "both"), rule("0.0.0.0/0", 0, "both")}})
+	b.mustRefuse("tcp", "[fe80::1%net0]:80", syscall.ECONNREFUSED)
+	b.mustRefuse("udp", "[fe80::1%net0]:80", unix.EACCES)
+	b.mustRefuse("tcp", "169.254.1.1:80", syscall.ECONNREFUSED)
+	b.mustHearNothing("224.0.0.251:5353")
+	b.mustHearNothing("[ff02::fb%net0]:5353")
+	wantLines(t, b.finish().lines(), []string{
+		"1 tcp [fe80::1]:80: deny fe80::/10", "1 udp [fe80::1]:80: deny fe80::/10", "1 tcp 169.254.1.1:80: deny 169.254.0.0/16",
+		"1 udp 224.0.0.251:5353: deny 224.0.0.0/4", "1 udp [ff02::fb]:5353: deny ff00::/8",
+	})
 }
 
 // TestNames: names are resolved if a rule has them, and lead where they do for as long as they say.
@@ -498,6 +512,72 @@ func TestLastWords(t *testing.T) {
 	}
 }
 
+// TestAbandonedConnection: what the task gave up before it was connected does not keep it, if it sent nothing.
+func TestAbandonedConnection(t *testing.T) {
+	b := newBench(t, Config{}, RouterSpec{})
+	const silent = "203.0.113.99" // nobody answers there
+	b.world.Internet.Do(t, func() error {
+		return netlink.RouteAdd(&netlink.Route{Dst: host(netip.MustParseAddr(silent)), Type: unix.RTN_BLACKHOLE})
+	})
+	for words, given := range map[string]bool{"": true, "words": false} {
+		b.attach(RouterSpec{Rules: []Rule{rule(silent, 80, "tcp")}})
+		c, err := b.dial("tcp", silent+":80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Write([]byte(words))
+		c.Close()
+		b.router.drain()
+		b.router.live.mu.Lock()
+		if sending := b.router.live.sending; (sending == 0) != given {
+			t.Errorf("after %q, %d connections are still waited for", words, sending)
+		}
+		b.router.live.mu.Unlock()
+		if r := b.finish(); len(r.Traffic) != 1 || r.Traffic[0].Connections != 1 {
+			t.Errorf("traffic %+v", r.Traffic)
+		}
+	}
+}
+
+// TestLastDatagrams: so it is with datagrams, those of a flow that just began among them.
+func TestLastDatagrams(t *testing.T) {
+	b := newBench(t, Config{}, RouterSpec{})
+	const tasks, flows, each = 15, 5, 20
+	for _, a := range []string{netpolicytest.Web4, netpolicytest.Web6} {
+		to := net.JoinHostPort(a, "7")
+		for range tasks {
+			b.attach(RouterSpec{Rules: []Rule{rule(a, 7, "udp")}})
+			var open []net.Conn // together, for ports of their own
+			for range flows {
+				c, err := b.dial("udp", to)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for range each {
+					c.Write([]byte("x"))
+				}
+				open = append(open, c)
+			}
+			for _, c := range open {
+				c.Close()
+			}
+			var got Traffic
+			r := b.finish()
+			for _, x := range r.Traffic {
+				got = x
+			}
+			if len(r.Denied) > 0 || got.Sent != flows*each || got.Connections != flows {
+				t.Errorf("traffic %+v, want %d bytes by %d flows; refused: %q", got, flows*each, flows, r.lines())
+			}
+		}
+		for end := time.Now().Add(10 * time.Second); b.world.Seen("udp "+to) < tasks*flows*each; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%d datagrams arrived at %s, want %d", b.world.Seen("udp "+to), to, tasks*flows*each)
+			}
+		}
+	}
+}
+
 // TestRelayOfUDP: answers come from where the question went, also to a socket that is not connected,
 // and large ones in pieces.
 func TestRelayOfUDP(t *testing.T) {
@@ -508,21 +588,34 @@ func TestRelayOfUDP(t *testing.T) {
 		return err
 	})
 	defer p.Close()
-	p.SetDeadline(time.Now().Add(10 * time.Second))
-	sent := int64(0)
+	var sent, lost int64
 	for _, size := range []int{1, 0, 1400, 9000, 60000} {
 		for _, a := range []string{netpolicytest.Web4, netpolicytest.Other4, netpolicytest.Web6} {
 			to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(a), 7))
 			data := bytes.Repeat([]byte{byte(size)}, size)
-			if _, err := p.WriteTo(data, to); err != nil {
-				t.Fatal(err)
-			}
 			back := make([]byte, 1<<16)
-			n, from, err := p.ReadFrom(back)
-			if err != nil || from.String() != to.String() || !bytes.Equal(back[:n], data) {
-				t.Fatalf("%d bytes to %s, which saw %d: %d bytes from %v, %v; %+v", size, to, b.world.Seen("udp "+to.String()), n, from, err, b.finish())
+			came := false
+			for try := 1; try <= 3 && !came; try++ { // one may be lost on a busy machine, but not each
+				if _, err := p.WriteTo(data, to); err != nil {
+					t.Fatal(err)
+				}
+				sent += int64(size)
+				p.SetDeadline(time.Now().Add(5 * time.Second))
+				n, from, err := p.ReadFrom(back)
+				for err == nil && from.String() != to.String() && lost > 0 { // late
+					n, from, err = p.ReadFrom(back)
+				}
+				if came = err == nil; !came {
+					lost += int64(size)
+					t.Logf("try %d: %d bytes to %s, which saw %d: %v; the task's network: %s; the router's: %s", try, size, to,
+						b.world.Seen("udp "+to.String()), err, losses(b.task.File), losses(b.router.ns.file))
+				} else if from.String() != to.String() || !bytes.Equal(back[:n], data) {
+					t.Fatalf("%d bytes to %s: %d bytes from %v", size, to, n, from)
+				}
 			}
-			sent += int64(size)
+			if !came {
+				t.Fatalf("%d bytes to %s: none came back; %+v", size, to, b.finish())
+			}
 		}
 	}
 	if err := b.echo("udp", netpolicytest.Web4+":7"); err != nil {
@@ -536,9 +629,36 @@ func TestRelayOfUDP(t *testing.T) {
 	for _, x := range r.Traffic {
 		all.Sent, all.Received, all.Connections = all.Sent+x.Sent, all.Received+x.Received, all.Connections+x.Connections
 	}
-	if all.Sent != sent+5 || all.Received != sent+5 || all.Connections != 4 {
-		t.Errorf("traffic %+v, want %d bytes each way by 4 flows", r.Traffic, sent+5)
+	if sent += 5; all.Sent < sent-lost || all.Sent > sent || all.Received < sent-lost || all.Received > all.Sent || all.Connections != 4 {
+		t.Errorf("traffic %+v, want %d bytes each way by 4 flows, less %d", r.Traffic, sent, lost)
 	}
+}
+
+// losses are the counters of a network namespace that say why a packet went nowhere.
+func losses(ns *os.File) string {
+	var lines []string
+	run := make(chan struct{})
+	go func() {
+		defer close(run)
+		runtime.LockOSThread() // for good
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			lines = append(lines, err.Error())
+			return
+		}
+		for _, f := range []string{"snmp6", "snmp", "dev"} {
+			b, err := os.ReadFile("/proc/thread-self/net/" + f)
+			if err != nil {
+				lines = append(lines, err.Error())
+			}
+			for _, l := range strings.Split(string(b), "\n") {
+				if f != "snmp6" || !strings.HasSuffix(strings.TrimSpace(l), "\t0") {
+					lines = append(lines, strings.Join(strings.Fields(l), " "))
+				}
+			}
+		}
+	}()
+	<-run
+	return strings.Join(lines, "; ")
 }
 
 // TestOtherProtocols: what is neither TCP nor UDP is refused and told of, whatever the rules.
@@ -569,7 +689,7 @@ func TestOtherProtocols(t *testing.T) {
 	send("ip4:132", netpolicytest.Web4, make([]byte, 12), unix.EHOSTUNREACH)
 	send("ip4:icmp", "224.0.0.5", echo4, nil) // nobody answers to a multicast
 	wantLines(t, b.finish().lines(), []string{
-		"1 icmp 203.0.113.10:0: no rule allows it", "1 icmp 198.19.255.1:0: no rule allows it",
+		"1 icmp 203.0.113.10:0: no rule allows it", "1 icmp 198.19.255.1:0: the link's own address",
 		"1 icmpv6 [2001:db8:2::10]:0: no rule allows it", "1 132 203.0.113.10:0: no rule allows it", "1 icmp 224.0.0.5:0: deny 224.0.0.0/4",
 	})
 }
@@ -613,6 +733,27 @@ func TestAudit(t *testing.T) {
 	r := b.finish()
 	wantLines(t, r.Needed, []string{"web.example:7/tcp", "known.example:7/tcp", "203.0.113.11:7/udp", "[2001:db8:2::10]:7/tcp"})
 	wantLines(t, r.lines(), []string{"1 tcp 169.254.169.254:80: deny 169.254.0.0/16"})
+}
+
+// TestSharedAddress: an address that several names lead to is permitted for as long as any of them says, and an
+// audit's list has all of them.
+func TestSharedAddress(t *testing.T) {
+	names := []Rule{rule("long.example", 7, "tcp"), rule("short.example", 7, "tcp")}
+	b := newBench(t, Config{MinTTL: time.Second}, RouterSpec{Rules: names})
+	b.world.Name("long.example", netpolicytest.Answer{TTL: 3600, Addresses: []string{netpolicytest.Web4}})
+	b.world.Name("short.example", netpolicytest.Answer{TTL: 1, Addresses: []string{netpolicytest.Web4}})
+	b.mustResolve("long.example", netpolicytest.Web4)
+	b.mustResolve("short.example", netpolicytest.Web4)
+	time.Sleep(1500 * time.Millisecond) // the TTL is a time
+	b.mustEcho("tcp", netpolicytest.Web4+":7")
+
+	b.attach(RouterSpec{Audit: true, Rules: names[:1]})
+	for _, name := range []string{"long.example", "short.example", "other.example"} {
+		b.world.Name(name, netpolicytest.Answer{TTL: 60, Addresses: []string{netpolicytest.Web4}})
+		b.mustResolve(name, netpolicytest.Web4)
+	}
+	b.mustEcho("tcp", netpolicytest.Web4+":7")
+	wantLines(t, b.finish().Needed, []string{"long.example:7/tcp", "short.example:7/tcp", "other.example:7/tcp"})
 }
 
 // TestManyConnections: what is beyond the bound is refused, and told of.

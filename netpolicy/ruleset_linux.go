@@ -21,7 +21,7 @@ const (
 	routerLink = "gw0"
 	// relayPort is where the relay listens: TPROXY alone leads there.
 	relayPort = 1
-	// permitted marks a packet that a rule has let through.
+	// permitted marks a packet that a rule has let through, and the socket of a flow.
 	permitted = 1
 	// setBuffer holds the answers to the largest ruleset.
 	setBuffer = 8 << 20
@@ -190,6 +190,9 @@ func (b *builder) build(spec *RouterSpec, denied []netip.Prefix) {
 		b.rule(pre, isFamily(fam), isMulticast(fam), jump(b.count))
 		b.rule(pre, isFamily(fam), isMulticast(fam), verdict(expr.VerdictDrop))
 	}
+	// Those of the link are not routed to lo, and so never come to the chain input. Link-local multicast is above.
+	b.rule(pre, isLinkLocal(), jump(b.count))
+	b.reject(pre, isLinkLocal())
 	for fam, router := range spec.Addresses.routers() {
 		for _, proto := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
 			b.rule(pre, isFamily(fam), isTo(fam, router), isProtocol(proto), isPort(Ports{53, 53}), mark(), verdict(expr.VerdictAccept))
@@ -199,7 +202,7 @@ func (b *builder) build(spec *RouterSpec, denied []netip.Prefix) {
 	// Of connections only the first packet is looked at: without it, there is no socket for the others.
 	b.rule(pre, isProtocol(unix.IPPROTO_TCP), isNoStart(), mark(), verdict(expr.VerdictAccept))
 	// Likewise of flows, which have a socket each, connected to the task's.
-	b.rule(pre, isProtocol(unix.IPPROTO_UDP), isSocket(expr.SocketKeyTransparent, 1), isSocket(expr.SocketKeyWildcard, 0), mark(), verdict(expr.VerdictAccept))
+	b.rule(pre, isProtocol(unix.IPPROTO_UDP), isFlow(), mark(), verdict(expr.VerdictAccept))
 	for fam := range families {
 		if s := b.prefixes("deny"+suffix(fam), fam, expand(denied)); s != nil {
 			b.rule(pre, isFamily(fam), isIn(fam, s), verdict(expr.VerdictAccept))
@@ -215,10 +218,15 @@ func (b *builder) build(spec *RouterSpec, denied []netip.Prefix) {
 		b.rule(in, isFamily(fam), isICMPError(fam), verdict(expr.VerdictAccept))
 	}
 	b.rule(in, jump(b.count))
-	b.rule(in, isProtocol(unix.IPPROTO_TCP), []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
-	b.rule(in, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}})
+	b.reject(in, nil)
 
 	b.chain("forward", nftables.ChainHookForward, nftables.ChainPriorityFilter, nftables.ChainPolicyDrop)
+}
+
+// reject says at once that there is no way.
+func (b *builder) reject(c *nftables.Chain, what []expr.Any) {
+	b.rule(c, what, isProtocol(unix.IPPROTO_TCP), []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
+	b.rule(c, what, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}})
 }
 
 // permit adds what the task's rules let through.
@@ -396,11 +404,22 @@ func isIn(fam int, s *nftables.Set) []expr.Any {
 }
 
 func isMulticast(fam int) []expr.Any {
+	return isMasked(fam, families[fam].mask, families[fam].multicast)
+}
+
+// isLinkLocal is fe80::/10, which the kernel always takes for the link that a packet comes by.
+func isLinkLocal() []expr.Any {
+	mask, prefix := make([]byte, 16), make([]byte, 16)
+	mask[0], mask[1], prefix[0], prefix[1] = 0xff, 0xc0, 0xfe, 0x80
+	return append(isFamily(v6), isMasked(v6, mask, prefix)...)
+}
+
+func isMasked(fam int, mask, want []byte) []expr.Any {
 	f := families[fam]
 	return []expr.Any{
 		network(f.dest, f.length),
-		&expr.Bitwise{SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, Len: f.length, Mask: f.mask, Xor: make([]byte, f.length)},
-		compare(expr.CmpOpEq, f.multicast),
+		&expr.Bitwise{SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, Len: f.length, Mask: mask, Xor: make([]byte, f.length)},
+		compare(expr.CmpOpEq, want),
 	}
 }
 
@@ -428,8 +447,8 @@ func isNoStart() []expr.Any {
 	}
 }
 
-func isSocket(key expr.SocketKey, want byte) []expr.Any {
-	return []expr.Any{&expr.Socket{Key: key, Register: unix.NFT_REG_1}, compare(expr.CmpOpEq, []byte{want})}
+func isFlow() []expr.Any {
+	return []expr.Any{&expr.Socket{Key: expr.SocketKeyMark, Register: unix.NFT_REG_1}, compare(expr.CmpOpEq, binaryutil.NativeEndian.PutUint32(permitted))}
 }
 
 func isICMPError(fam int) []expr.Any {

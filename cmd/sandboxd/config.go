@@ -58,24 +58,26 @@ type config struct {
 
 type networkConfig struct {
 	// Deny are addresses and CIDRs that no task reaches by the network policy controlled, whatever
-	// its rules. They stand in place of the defaults: see netpolicy.DefaultDeny. The host's own
-	// addresses need not be among them.
-	Deny *[]string `toml:"deny"`
+	// its rules, beside the defaults: see netpolicy.DefaultDeny. The host's own addresses need not be
+	// among them.
+	Deny []string `toml:"deny"`
+	// DenyDefaults is whether the defaults are denied, too. Default: true.
+	DenyDefaults bool `toml:"deny_defaults"`
 	// ResolvConf names the resolvers that such tasks' names are resolved by, as resolv.conf(5)
 	// does. Default: the host's.
 	ResolvConf string `toml:"resolv_conf"`
 }
 
-// prefixes is nil where the configuration leaves the defaults.
+// prefixes is all that is denied, and never nil.
 func (n networkConfig) prefixes() ([]netip.Prefix, error) {
-	if n.Deny == nil {
-		return nil, nil
-	}
-	if len(*n.Deny) > maxDeny {
-		return nil, fmt.Errorf("network.deny: has %d entries; use at most %d", len(*n.Deny), maxDeny)
+	if len(n.Deny) > maxDeny {
+		return nil, fmt.Errorf("network.deny: has %d entries; use at most %d", len(n.Deny), maxDeny)
 	}
 	all := []netip.Prefix{}
-	for _, s := range *n.Deny {
+	if n.DenyDefaults {
+		all = netpolicy.DefaultDeny()
+	}
+	for _, s := range n.Deny {
 		p, err := netpolicy.ParseDeny(s)
 		if err != nil {
 			return nil, fmt.Errorf("network.deny: %w", err)
@@ -103,6 +105,7 @@ func defaultConfig() config {
 		MaxParallel:   runtime.NumCPU(),
 		ShutdownGrace: duration{30 * time.Second},
 		LogLevel:      "info",
+		Network:       networkConfig{DenyDefaults: true},
 	}
 }
 

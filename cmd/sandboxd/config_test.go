@@ -3,15 +3,18 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/sandboxd/sandboxd/executor"
 	"github.com/sandboxd/sandboxd/executor/local"
+	"github.com/sandboxd/sandboxd/netpolicy"
 )
 
 func writeConfig(t *testing.T, text string) string {
@@ -42,6 +45,7 @@ pids_max = 99
 timeout = "2h"
 [network]
 deny = ["10.0.0.0/8", "2001:db8::1"]
+deny_defaults = false
 resolv_conf = "/etc/other.conf"
 `), "")
 	if err != nil {
@@ -68,14 +72,18 @@ resolv_conf = "/etc/other.conf"
 	}
 }
 
-// TestConfigDeny: the defaults hold unless the key is there, even if it holds nothing.
+// TestConfigDeny: the defaults hold, whatever is denied beside them, unless they are dropped.
 func TestConfigDeny(t *testing.T) {
-	for text, want := range map[string]bool{"": true, "[network]\ndeny = []": false} {
+	defaults, own := netpolicy.DefaultDeny(), netip.MustParsePrefix("10.0.0.0/8")
+	for text, want := range map[string][]netip.Prefix{
+		"": defaults, "[network]\ndeny = []": defaults, "[network]\ndeny = [\"10.0.0.0/8\"]": append(defaults, own),
+		"[network]\ndeny_defaults = false": {}, "[network]\ndeny_defaults = false\ndeny = [\"10.0.0.0/8\"]": {own},
+	} {
 		c, err := readConfig(writeConfig(t, text), "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if l, err := localConfig(c); err != nil || (l.Deny == nil) != want {
+		if l, err := localConfig(c); err != nil || l.Deny == nil || !slices.Equal(l.Deny, want) {
 			t.Errorf("%q: %v, %v", text, l.Deny, err)
 		}
 	}

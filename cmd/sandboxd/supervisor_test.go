@@ -223,18 +223,18 @@ func TestReload(t *testing.T) {
 	}
 	old := defaultConfig()
 	write("cache_max_bytes = \"1GiB\"\nshutdown_grace = \"7s\"\nlog_level = \"debug\"\nstate_dir = \"/elsewhere\"\n" +
-		"[limits]\nallow_unenforced = true\n[[access]]\nuser = 7\n")
+		"[limits]\nallow_unenforced = true\n[network]\ndeny = [\"10.0.0.0/8\"]\n[[access]]\nuser = 7\n")
 	now, text := said(old)
 	for _, want := range []string{
 		`configuration changed" from=21474836480 key=cache_max_bytes to=1073741824`, `configuration changed" from=30s key=shutdown_grace to=7s`,
 		"key=log_level to=debug", "key=access", `level=warning msg="configuration changed, but this key takes a restart" from=/var/lib/sandboxd key=state_dir to=/elsewhere`,
-		"key=limits", "configuration reloaded",
+		"key=limits", `key=network to="{Deny:[10.0.0.0/8] DenyDefaults:true ResolvConf:}"`, "configuration reloaded",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q was not said: %s", want, text)
 		}
 	}
-	if strings.Count(text, "takes a restart") != 2 {
+	if strings.Count(text, "takes a restart") != 3 {
 		t.Errorf("%s", text)
 	}
 	if h.config.CacheMaxBytes != 1<<30 || len(h.config.rules) != 1 || log.GetLevel() != logrus.DebugLevel || now.ShutdownGrace.Duration != 7*time.Second {

@@ -123,7 +123,7 @@ func link(a Addresses, task *os.File) (found string, err error) {
 	if err := joinTask(in, out, a); err != nil {
 		return "", err
 	}
-	if err := running(h, gw.Attrs().Index); err != nil {
+	if err := errors.Join(running(h, gw.Attrs().Index), running(in, out.Attrs().Index)); err != nil {
 		return "", err
 	}
 	for _, addr := range a.tasks() {
@@ -135,8 +135,8 @@ func link(a Addresses, task *os.File) (found string, err error) {
 }
 
 // running waits until what is sent by a link arrives. The kernel lets a link that was set up before its
-// peer drop all until it has noticed that the peer is up, too, which it does in its own time; the other
-// is ready at once.
+// peer drop all until it has noticed that the peer is up, too, which it does in its own time. The other sends
+// at once, but is told to IPv6 as ready no sooner.
 func running(h *netlink.Handle, index int) error {
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(100 * time.Microsecond) {
 		l, err := h.LinkByIndex(index)

@@ -127,6 +127,9 @@ func link(a Addresses, task *os.File) (found string, err error) {
 		return "", err
 	}
 	for _, addr := range a.tasks() {
+		if err := received(in, addr); err != nil {
+			return "", err
+		}
 		if err := reachable(h, gw, addr, taskMAC); err != nil {
 			return "", err
 		}
@@ -148,6 +151,20 @@ func running(h *netlink.Handle, index int) error {
 		}
 		if time.Now().After(end) {
 			return fmt.Errorf("veth: the link stays %s", l.Attrs().OperState)
+		}
+	}
+}
+
+// received waits until what comes for an address is taken: for one of IPv6 the kernel adds the local route
+// later, by a worker, even where it has nothing to detect.
+func received(in *netlink.Handle, addr netip.Addr) error {
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(100 * time.Microsecond) {
+		routes, err := in.RouteGet(addr.AsSlice())
+		if err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("address %s: its local route does not come: %v, %v", addr, routes, err)
 		}
 	}
 }

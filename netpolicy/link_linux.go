@@ -123,10 +123,13 @@ func link(a Addresses, task *os.File) (found string, err error) {
 	if err := joinTask(in, out, a); err != nil {
 		return "", err
 	}
-	if err := running(h, gw.Attrs().Index); err != nil {
+	if err := errors.Join(running(h, gw.Attrs().Index), running(in, out.Attrs().Index)); err != nil {
 		return "", err
 	}
 	for _, addr := range a.tasks() {
+		if err := received(in, addr); err != nil {
+			return "", err
+		}
 		if err := reachable(h, gw, addr, taskMAC); err != nil {
 			return "", err
 		}
@@ -135,8 +138,8 @@ func link(a Addresses, task *os.File) (found string, err error) {
 }
 
 // running waits until what is sent by a link arrives. The kernel lets a link that was set up before its
-// peer drop all until it has noticed that the peer is up, too, which it does in its own time; the other
-// is ready at once.
+// peer drop all until it has noticed that the peer is up, too, which it does in its own time. The other sends
+// at once, but is told to IPv6 as ready no sooner.
 func running(h *netlink.Handle, index int) error {
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(100 * time.Microsecond) {
 		l, err := h.LinkByIndex(index)
@@ -148,6 +151,20 @@ func running(h *netlink.Handle, index int) error {
 		}
 		if time.Now().After(end) {
 			return fmt.Errorf("veth: the link stays %s", l.Attrs().OperState)
+		}
+	}
+}
+
+// received waits until what comes for an address is taken: for one of IPv6 the kernel adds the local route
+// later, by a worker, even where it has nothing to detect.
+func received(in *netlink.Handle, addr netip.Addr) error {
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(100 * time.Microsecond) {
+		routes, err := in.RouteGet(addr.AsSlice())
+		if err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("address %s: its local route does not come: %v, %v", addr, routes, err)
 		}
 	}
 }

@@ -596,11 +596,11 @@ func TestRelayOfUDP(t *testing.T) {
 			back := make([]byte, 1<<16)
 			came := false
 			for try := 1; try <= 3 && !came; try++ { // one may be lost on a busy machine, but not each
+				p.SetDeadline(time.Now().Add(5 * time.Second))
 				if _, err := p.WriteTo(data, to); err != nil {
 					t.Fatal(err)
 				}
 				sent += int64(size)
-				p.SetDeadline(time.Now().Add(5 * time.Second))
 				n, from, err := p.ReadFrom(back)
 				for err == nil && from.String() != to.String() && lost > 0 { // late
 					n, from, err = p.ReadFrom(back)

@@ -423,6 +423,7 @@ func TestNetworkLeavesNothing(t *testing.T) {
 	if inVM() {
 		tasks = 5
 	}
+	tasks = number(t, "SANDBOXD_NETWORK_TASKS", tasks)
 	state := func() (all []string) {
 		n.in.Do(t, func() error {
 			for _, f := range []string{"dev", "route", "ipv6_route", "fib_trie"} {

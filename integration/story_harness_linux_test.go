@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/sandboxd/sandboxd/executor"
 	"github.com/sandboxd/sandboxd/internal/testutil"
@@ -110,10 +111,36 @@ func (d *daemon) end(sig syscall.Signal) (log string, err error) {
 	if err := d.cmd.Process.Signal(sig); err != nil {
 		d.t.Fatal(err)
 	}
-	b := <-d.rest
+	var b []byte
+	select {
+	case b = <-d.rest:
+	case <-time.After(3 * time.Minute):
+		d.t.Fatalf("the daemon, or who holds its log, does not end: %s", processes())
+	}
 	err = d.cmd.Wait()
 	d.cmd = nil
 	return string(b), err
+}
+
+// processes tells of all that there are, and what each waits for.
+func processes() string {
+	var b strings.Builder
+	all, _ := filepath.Glob("/proc/[0-9]*/task/[0-9]*")
+	for _, p := range all {
+		stat, _ := os.ReadFile(p + "/stat")
+		wchan, _ := os.ReadFile(p + "/wchan")
+		stack, _ := os.ReadFile(p + "/stack")
+		log, _ := os.Readlink(p + "/fd/2")
+		f := strings.SplitAfterN(string(stat), " ", 5)
+		if len(stack) == 0 { // the kernel's own
+			continue
+		}
+		fmt.Fprintf(&b, "%s%s log %s, in %s\n", strings.Join(f[:min(4, len(f))], ""), "", log, wchan)
+		if len(f) > 2 && strings.TrimSpace(f[2]) != "S" {
+			fmt.Fprintf(&b, "%s", stack)
+		}
+	}
+	return b.String()
 }
 
 func (d *daemon) stop() {

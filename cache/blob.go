@@ -198,7 +198,7 @@ func (c *Cache) openVerified(d Digest) (*os.File, error) {
 		return nil, err
 	}
 	if !fi.Mode().IsRegular() {
-		return nil, errors.Join(ErrCorrupt, c.root.RemoveAll(blobPath(d)))
+		return nil, c.corrupt(d, c.root.RemoveAll(blobPath(d)))
 	}
 	f, err := c.root.Open(blobPath(d))
 	if err != nil {
@@ -208,6 +208,14 @@ func (c *Cache) openVerified(d Digest) (*os.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// corrupt is the error of a damaged blob that was removed, or was to be.
+func (c *Cache) corrupt(d Digest, removed error) error {
+	if c.cfg.OnCorrupt != nil {
+		c.cfg.OnCorrupt(d)
+	}
+	return errors.Join(ErrCorrupt, removed)
 }
 
 // verify makes sure that f is what d says, and removes it if not.
@@ -225,7 +233,7 @@ func (c *Cache) verify(d Digest, f *os.File) error {
 		return err
 	}
 	if !ok {
-		return errors.Join(ErrCorrupt, c.remove(d, fi))
+		return c.corrupt(d, c.remove(d, fi))
 	}
 	after, err := f.Stat()
 	if err != nil {

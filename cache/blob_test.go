@@ -226,14 +226,19 @@ func TestBitFlip(t *testing.T) {
 	}
 	for name, use := range uses {
 		for _, known := range []bool{false, true} {
-			c, dir := openTest(t, Config{})
+			var told []Digest
+			cfg := Config{OnCorrupt: func(d Digest) { told = append(told, d) }}
+			c, dir := openTest(t, cfg)
 			d := put(t, c, "some bytes")
 			if !known {
-				c = reopen(t, dir, Config{})
+				c = reopen(t, dir, cfg)
 			}
 			flip(t, filepath.Join(dir, blobPath(d)))
 			if err := use(c, d); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("%s, known %v: %v, want fs.ErrNotExist", name, known, err)
+			}
+			if want := []Digest{d}; name != "verify" && !slices.Equal(told, want) {
+				t.Errorf("%s, known %v: told of %v, want %v", name, known, told, want)
 			}
 			if _, err := os.Lstat(filepath.Join(dir, blobPath(d))); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("%s, known %v: the damaged blob is still there: %v", name, known, err)

@@ -34,6 +34,9 @@ type Config struct {
 	// noted. A task that runs longer between storing an output and its result may have to
 	// store the output again. 0 means DefaultGrace, negative none.
 	Grace time.Duration
+	// OnCorrupt is told of each damaged blob that is met, and then removed, outside of Verify: whoever asked for
+	// it hears no more than that it is not there, and the disk may be failing. It may be called by several goroutines. nil is nobody.
+	OnCorrupt func(Digest)
 }
 
 // Cache is an open cache directory. Its methods may be called by any number of

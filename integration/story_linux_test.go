@@ -1,8 +1,10 @@
 package integration_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,6 +53,47 @@ func TestStoryBuildTwice(t *testing.T) {
 	}
 	if s := d.status(); s.Active != 0 || s.Executed != 3 || s.Successful != 3 || s.Failed != 0 {
 		t.Errorf("status %+v", s)
+	}
+}
+
+// TestStoryDamagedBlob: a disk that lies costs one more run, and the operator hears of it.
+func TestStoryDamagedBlob(t *testing.T) {
+	rootAndClean(t)
+	d := startDaemon(t, "")
+	work := newDir(t)
+	args := []string{"--output", "out", "-c", "echo of the disk >out"}
+	if r := d.runJSON(work, args...); r.Cached || r.Cause != "exited" {
+		t.Fatalf("%+v", r)
+	}
+	flipped := 0
+	must(t, filepath.WalkDir(filepath.Join(d.dir, "cache"), func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil || string(b) != "of the disk\n" {
+			return err
+		}
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err == nil {
+			_, err = f.WriteAt([]byte{b[3] ^ 1}, 3)
+			flipped++
+		}
+		return errors.Join(err, f.Close())
+	}))
+	if flipped != 1 {
+		t.Fatalf("the output is in %d files of the cache", flipped)
+	}
+	must(t, os.Remove(work+"/out"))
+	for _, cached := range []bool{false, true} {
+		r := d.runJSON(work, args...)
+		b, err := os.ReadFile(work + "/out")
+		if r.Cached != cached || err != nil || string(b) != "of the disk\n" {
+			t.Errorf("%+v, output %q, %v; want cached %v", r, b, err, cached)
+		}
+	}
+	if log, err := d.end(syscall.SIGTERM); err != nil || strings.Count(log, "a blob of the cache was damaged") != 1 {
+		t.Errorf("%v; the log: %s", err, log)
 	}
 }
 

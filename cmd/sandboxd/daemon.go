@@ -62,7 +62,9 @@ func systemParts() parts {
 //	rpc.Server → executor.Serve → logged → local.Executor → cache, sandbox
 
 func openHost(_ context.Context, c config, log logrus.FieldLogger) (host, error) {
-	store, err := cache.Open(c.CacheDir, cache.Config{MaxBytes: int64(c.CacheMaxBytes)})
+	store, err := cache.Open(c.CacheDir, cache.Config{MaxBytes: int64(c.CacheMaxBytes), OnCorrupt: func(d cache.Digest) {
+		log.WithField("digest", d.String()).Warn("a blob of the cache was damaged and is removed; look after its disk, and run sandboxd cache verify")
+	}})
 	if err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}

@@ -39,6 +39,9 @@ func (e *env) runCommand() *cobra.Command {
 			if n := cmd.ArgsLenAtDash(); len(args) > 0 && n != 0 {
 				return usagef("%q is no flag; write -- before the command to run", args[0])
 			}
+			if how.local && cmd.Flags().Changed("socket") {
+				return usagef("--socket asks a daemon and --local runs the task without one; leave one of them out")
+			}
 			spec, err := task.spec(cmd.Flags(), args, e.stdin)
 			if err != nil {
 				return err
@@ -53,7 +56,6 @@ func (e *env) runCommand() *cobra.Command {
 	fs.StringVar(&how.configFile, "config", "", "configuration of --local (default "+e.configFile+", if it exists)")
 	fs.BoolVar(&how.json, "json", false, "print the result as one JSON object, and not the task's output")
 	fs.BoolVar(&how.quiet, "quiet", false, "say nothing on stderr but errors")
-	cmd.MarkFlagsMutuallyExclusive("socket", "local")
 	task.add(fs)
 	completeValues(cmd, map[string][]string{
 		"workdir-mode": {"overlay", "direct", "readonly"},

@@ -121,7 +121,7 @@ func TestRunRefusesBadFlags(t *testing.T) {
 		{"--output ../x -c id", "leaves the workdir"},
 		{"--input :/x -c id", "names no file"},
 		{"--input /x:/proc -c id", "the sandbox's own"},
-		{"--socket /x --local -c id", "none of the others can be"},
+		{"--socket /x --local -c id", "leave one of them out"},
 		{"--local -c id", "needs root"},
 		{"--socket /x --cache-dir /y -c id", "are for --local"},
 	} {

@@ -72,7 +72,12 @@ func quiet(name string, args ...string) func() error {
 // benchClient is a connection to a daemon of the benchmark's own.
 func benchClient(b *testing.B) *rpc.Client {
 	b.Helper()
-	d := startDaemon(b, "")
+	return clientOf(b, startDaemon(b, ""))
+}
+
+// clientOf is a connection to a daemon.
+func clientOf(b *testing.B, d *daemon) *rpc.Client {
+	b.Helper()
 	c, err := rpc.Dial(b.Context(), d.socket)
 	if err != nil {
 		b.Fatal(err)

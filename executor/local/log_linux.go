@@ -6,6 +6,8 @@ import (
 	"os"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
 )
@@ -47,7 +49,23 @@ func openLogs(c *cache.Cache, limit int64, event executor.EventFunc, full func()
 	if l.err.r, l.errW, err = os.Pipe(); err != nil {
 		return nil, errors.Join(err, l.out.r.Close(), l.outW.Close())
 	}
+	widen(l.out.r)
+	widen(l.err.r)
 	return l, nil
+}
+
+// Pieces of a stream are read as large as they come: up to what an event may have, for a task that writes much, and
+// from little on, since most write little and there may be a thousand.
+const (
+	minPiece = 8 << 10
+	maxPiece = executor.MaxEventBytes
+)
+
+// widen has a pipe hold the largest piece, where the machine's bounds on pipes let it.
+func widen(pipe *os.File) {
+	if c, err := pipe.SyscallConn(); err == nil {
+		_ = c.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, maxPiece) })
+	}
 }
 
 // begin starts reading, and telling.
@@ -64,7 +82,7 @@ func (l *logs) closeWriters() error { return errors.Join(l.outW.Close(), l.errW.
 // read takes a stream to its end, also past the limit, so that nobody blocks.
 func (l *logs) read(s *stream) {
 	defer s.r.Close()
-	buf := make([]byte, 64<<10)
+	buf := make([]byte, minPiece)
 	for {
 		n, err := s.r.Read(buf)
 		if p := buf[:min(int64(n), l.limit-s.n)]; len(p) > 0 {
@@ -74,6 +92,9 @@ func (l *logs) read(s *stream) {
 			l.full()
 		}
 		s.n = min(s.n+int64(n), l.limit)
+		if n == len(buf) && n < maxPiece {
+			buf = make([]byte, 2*n)
+		}
 		if err != nil {
 			if err != io.EOF {
 				s.fault = errors.Join(s.fault, err)
@@ -83,8 +104,15 @@ func (l *logs) read(s *stream) {
 	}
 }
 
+// take tells of p while it is kept.
 func (l *logs) take(s *stream, p []byte) {
-	l.tell(executor.TaskEvent{Kind: s.kind, Data: p})
+	var told sync.WaitGroup
+	told.Go(func() { l.tell(executor.TaskEvent{Kind: s.kind, Data: p}) })
+	l.keep(s, p)
+	told.Wait()
+}
+
+func (l *logs) keep(s *stream, p []byte) {
 	// After a fault there is no second try: it would be a blob without its middle.
 	if s.blob == nil && s.fault == nil && len(s.head)+len(p) > executor.InlineBytes {
 		if s.blob, s.fault = l.cache.Create(); s.fault != nil {

@@ -1,11 +1,14 @@
 package integration_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -141,4 +144,69 @@ func oneOf(ctx context.Context, c *rpc.Client, r *rand.Rand, n int64) (executor.
 		return out.Cause, fmt.Errorf("%s: code %d, %q", spec.Script, out.ExitCode, out.Stdout.Inline)
 	}
 	return out.Cause, nil
+}
+
+// TestDaemonStaysAsItIs: after many tasks a daemon holds what it held after a hundred.
+func TestDaemonStaysAsItIs(t *testing.T) {
+	rootAndClean(t)
+	tasks := 400
+	if inVM() {
+		tasks = 100
+	}
+	tasks = number(t, "SANDBOXD_SOAK_TASKS", tasks)
+	d := startDaemon(t, "")
+	c, err := rpc.Dial(t.Context(), d.socket)
+	must(t, err)
+	t.Cleanup(func() { closed(t, c.Close(context.Background())) })
+	run := func(n int) {
+		var next atomic.Int64
+		var all sync.WaitGroup
+		for range 4 {
+			all.Go(func() {
+				for next.Add(1) <= int64(n) {
+					out, err := c.Execute(t.Context(), &executor.TaskSpec{Script: "head -c 100000 /proc/self/exe >out; echo hello", Outputs: []string{"out"}, Cache: executor.CacheOff})
+					if err != nil || !out.Success() {
+						t.Errorf("%+v, %v", out, err)
+						return
+					}
+				}
+			})
+		}
+		all.Wait()
+	}
+	proc := fmt.Sprintf("/proc/%d/", d.cmd.Process.Pid)
+	lines := func(file string) int64 {
+		b, err := os.ReadFile(proc + file)
+		must(t, err)
+		return int64(bytes.Count(b, []byte("\n")))
+	}
+	held := func() map[string]int64 {
+		fds, err := os.ReadDir(proc + "fd")
+		must(t, err)
+		return map[string]int64{
+			"descriptors": int64(len(fds)), "threads": field(t, proc+"status", "Threads:"), "mounts": lines("mountinfo"), "MiB": field(t, proc+"status", "VmRSS:") >> 10,
+			"files of state": int64(len(strings.Fields(d.leftInState()))),
+		}
+	}
+	run(100)
+	before := held()
+	run(tasks)
+	// Sandboxes are unmade after their answers; some are made ahead of others; ranges of ids, threads and memory that were needed once are kept.
+	more := map[string]int64{"descriptors": 16, "threads": 8, "mounts": 0, "MiB": 24, "files of state": 40}
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		now, grown := held(), ""
+		for what, n := range now {
+			if n > before[what]+more[what] {
+				grown += " " + what
+			}
+		}
+		if grown == "" {
+			t.Logf("after 100 tasks %v, after %d more %v", before, tasks, now)
+			break
+		}
+		if time.Now().After(end) {
+			t.Errorf("grown:%s: after 100 tasks %v, after %d more %v", grown, before, tasks, now)
+			break
+		}
+	}
 }

@@ -274,13 +274,13 @@ func BenchmarkCompile(b *testing.B) {
 				writeFile(b, filepath.Join(work, filepath.Base(f)), string(text))
 			}
 			writeFile(b, filepath.Join(work, "Makefile"), "libzstd.a: $(patsubst %.c,%.o,$(wildcard *.c))\n\t$(AR) rcs $@ $^\n")
-			compare(b, c, &executor.TaskSpec{Script: p.script, Workdir: work, Outputs: []string{p.output}, Cache: executor.CacheRefresh})
+			compare(b, c, p.name, &executor.TaskSpec{Script: p.script, Workdir: work, Outputs: []string{p.output}, Cache: executor.CacheRefresh})
 		})
 	}
 }
 
 // compare runs a task and its script bare, by turns, from a work directory that is the same each time.
-func compare(b *testing.B, c *rpc.Client, spec *executor.TaskSpec) {
+func compare(b *testing.B, c *rpc.Client, name string, spec *executor.TaskSpec) {
 	bare := func() time.Duration {
 		dir := filepath.Join(newDir(b), "work")
 		must(b, os.CopyFS(dir, os.DirFS(spec.Workdir)))
@@ -307,6 +307,7 @@ func compare(b *testing.B, c *rpc.Client, spec *executor.TaskSpec) {
 	bare()
 	boxed()
 	var ratios []float64
+	var rows []string
 	for i := range 7 {
 		var t, s time.Duration
 		if i%2 == 0 {
@@ -315,10 +316,10 @@ func compare(b *testing.B, c *rpc.Client, spec *executor.TaskSpec) {
 			s, t = boxed(), bare()
 		}
 		ratios = append(ratios, s.Seconds()/t.Seconds())
-		b.Logf("bare %v, sandboxd %v, ratio %.3f", t.Round(time.Millisecond), s.Round(time.Millisecond), s.Seconds()/t.Seconds())
+		rows = append(rows, fmt.Sprintf("%v | %v | %.3f", t.Round(time.Millisecond), s.Round(time.Millisecond), s.Seconds()/t.Seconds()))
 	}
 	slices.Sort(ratios)
-	b.Logf("median ratio %.3f", ratios[len(ratios)/2])
+	publish(b, "Compilation of "+name, "bare | in a sandbox | ratio", append(rows, fmt.Sprintf("| median | %.3f", ratios[len(ratios)/2]))...)
 	b.ReportMetric(ratios[len(ratios)/2], "sandboxd/bare")
 }
 
@@ -345,7 +346,7 @@ func BenchmarkCacheHit(b *testing.B) {
 			}
 			warm = true
 			each, _ := measure(b, 100, 1, hit)
-			b.Logf("p50 %v, p90 %v", percentile(each, 50), percentile(each, 90))
+			publish(b, fmt.Sprintf("A cache hit over the socket, %d files", files), "p50 | p90", fmt.Sprintf("%v | %v", percentile(each, 50), percentile(each, 90)))
 			b.ReportMetric(float64(percentile(each, 50).Microseconds()), "p50-µs")
 		})
 	}
@@ -361,12 +362,14 @@ func BenchmarkPing(b *testing.B) {
 	inside := executor.NewHandle(in, out)
 	defer inside.Close(ctx) //nolint:errcheck // the fake's
 	over := benchClient(b)
+	var rows []string
 	for _, r := range []runner{
 		{"channels", func() error { return inside.Ping(ctx) }},
 		{"socket", func() error { return over.Ping(ctx) }},
 	} {
 		each, _ := measure(b, 5000, 1, r.run)
-		b.Logf("%-9s p50 %v, p90 %v", r.name, percentile(each, 50), percentile(each, 90))
+		rows = append(rows, fmt.Sprintf("%s | %v | %v", r.name, percentile(each, 50), percentile(each, 90)))
 		b.ReportMetric(float64(percentile(each, 50).Nanoseconds()), r.name+"-p50-ns")
 	}
+	publish(b, "Ping", "by | p50 | p90", rows...)
 }

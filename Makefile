@@ -14,6 +14,7 @@ GOBUILD := CGO_ENABLED=1 $(GO) build -trimpath -tags '$(TAGS) netgo osusergo' -l
 FUZZTIME  ?= 10s
 BENCHTIME ?= 1s
 SOAK      ?= 200
+BENCH     ?= .
 SEED      ?= 1
 # The packages whose tests make namespaces, mounts, cgroups or rules. Those that take long
 # begin early, after the harness's own.
@@ -87,8 +88,13 @@ check: deps-build deps-check ## vet, lint, formatting, generated code, other sys
 generate: deps-check ## the Go code of the protobuf messages
 	GO='$(GO)' $(GO) generate ./executor/executorpb
 
-bench: build ## what a task costs, next to a bare exec, bwrap and runc
-	SANDBOXD_PROGRAM=$(CURDIR)/bin/sandboxd $(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) -tags '$(TAGS)' -timeout 60m ./...
+bench: BENCH_TABLES := $(CURDIR)/benchmarks/$(shell date -u +%Y-%m-%d-%H%M).md
+bench: build ## what a task costs, next to a bare exec, bwrap and runc; the tables are kept in benchmarks/
+	@{ echo "# $$(git describe --always --dirty 2>/dev/null)"; echo; \
+	echo "$$(nproc) processors ($$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)), $$(uname -sr), load before $$(cut -d ' ' -f 1-3 /proc/loadavg)"; \
+	for t in 'bwrap --version' 'runc --version' '$(GO) version'; do $$t 2>/dev/null | head -n 1 | sed 's/^/- /'; done; } >$(BENCH_TABLES)
+	SANDBOXD_BENCH_TABLES=$(BENCH_TABLES) SANDBOXD_PROGRAM=$(CURDIR)/bin/sandboxd $(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -tags '$(TAGS)' -timeout 60m ./...
+	@echo "the tables are in $(BENCH_TABLES)"
 
 soak: build ## kill the daemon SOAK times while tasks run, from SEED on, and run 2000 tasks that end in all ways, 20000 that do not, and 500 with a network
 	SANDBOXD_PROGRAM=$(CURDIR)/bin/sandboxd SANDBOXD_CRASH_ROUNDS=$(SOAK) SANDBOXD_CRASH_SEED=$(SEED) SANDBOXD_NETWORK_TASKS=500 SANDBOXD_SOAK_TASKS=20000 \

@@ -19,9 +19,16 @@ import (
 	"github.com/sandboxd/sandboxd/executor"
 )
 
+// published are the titles of tables that were. A benchmark that is short is run again with a larger N.
+var published = map[string]bool{}
+
 // publish prints a table, and appends it to the file that make bench keeps, in Markdown.
 func publish(b *testing.B, title, header string, rows ...string) {
 	b.Helper()
+	if published[title] {
+		return
+	}
+	published[title] = true
 	columns := strings.Count(header, "|") + 1
 	text := fmt.Sprintf("\n### %s\n\n| %s |\n|%s\n", title, header, strings.Repeat("---|", columns))
 	for _, r := range rows {

@@ -72,22 +72,7 @@ func quiet(name string, args ...string) func() error {
 // benchClient is a connection to a daemon of the benchmark's own.
 func benchClient(b *testing.B) *rpc.Client {
 	b.Helper()
-	return clientOf(b, startDaemon(b, ""))
-}
-
-// clientOf is a connection to a daemon.
-func clientOf(b *testing.B, d *daemon) *rpc.Client {
-	b.Helper()
-	c, err := rpc.Dial(b.Context(), d.socket)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() {
-		if err := c.Close(context.Background()); err != nil {
-			b.Error(err)
-		}
-	})
-	return c
+	return startDaemon(b, "").dialAs(0)
 }
 
 // runcBundle prepares what runc needs: the mounts and programs of the others, and

@@ -73,7 +73,7 @@ func field(t testing.TB, file, name string) (n int64) {
 func BenchmarkStdout(b *testing.B) {
 	rootAndClean(b)
 	d := startDaemon(b, "")
-	c := clientOf(b, d)
+	c := d.dialAs(0)
 	const size = 1 << 30
 	script := "f=$(mktemp); head -c 16777216 /dev/urandom >$f; i=0; while [ $i -lt 64 ]; do cat $f; i=$((i+1)); done; rm $f"
 	small := residentPeak(b, d.cmd.Process.Pid)
@@ -134,12 +134,8 @@ func BenchmarkCollect(b *testing.B) {
 	const files, size = 10_000, 1 << 30 / 10_000
 	source := newDir(b)
 	for i := range files {
-		p := make([]byte, size)
-		copy(p, fmt.Sprint("file ", i))
-		for j := 64; j < size; j += copy(p[j:], p[:j]) { // other bytes in each, and none in zeros
-			copy(p, fmt.Sprintf("file %60d", i))
-		}
-		writeFile(b, fmt.Sprintf("%s/tree/%d/%d", source, i/100, i%100), string(p))
+		text := fmt.Sprintf("file %60d\n", i) // other bytes in each, and none in zeros
+		writeFile(b, fmt.Sprintf("%s/tree/%d/%d", source, i/100, i%100), strings.Repeat(text, size/len(text)+1)[:size])
 	}
 	var ratios []float64
 	var rows []string

@@ -155,9 +155,7 @@ func TestDaemonStaysAsItIs(t *testing.T) {
 	}
 	tasks = number(t, "SANDBOXD_SOAK_TASKS", tasks)
 	d := startDaemon(t, "")
-	c, err := rpc.Dial(t.Context(), d.socket)
-	must(t, err)
-	t.Cleanup(func() { closed(t, c.Close(context.Background())) })
+	c := d.dialAs(0)
 	run := func(n int) {
 		var next atomic.Int64
 		var all sync.WaitGroup

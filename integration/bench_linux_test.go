@@ -72,7 +72,7 @@ func quiet(name string, args ...string) func() error {
 // benchClient is a connection to a daemon of the benchmark's own.
 func benchClient(b *testing.B) *rpc.Client {
 	b.Helper()
-	return startDaemon(b, "").dialAs(0)
+	return startDaemon(b, fmt.Sprintf("warm = %d\n", 2*runtime.NumCPU())).dialAs(0)
 }
 
 // runcBundle prepares what runc needs: the mounts and programs of the others, and

@@ -223,7 +223,7 @@ var wantPosture = outcomes{
 	"mount /dev/pts":       "rw,nosuid,noexec devpts",
 	"mount /dev/shm":       "rw,nosuid,nodev,noexec tmpfs",
 	"mount /home/build":    "rw,nosuid,nodev tmpfs",
-	"mount /tmp":           "rw,nosuid,nodev tmpfs",
+	"mount /.sandboxd": "ro,nosuid,nodev tmpfs", "mount /tmp":           "rw,nosuid,nodev tmpfs",
 	"mount /var/tmp":       "rw,nosuid,nodev tmpfs",
 	"mount /proc":          "rw,nosuid,nodev,noexec proc",
 	"mount /proc/bus":      "ro,nosuid,nodev,noexec proc",

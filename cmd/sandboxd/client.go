@@ -76,6 +76,7 @@ func (e *env) openLocal(ctx context.Context, how runFlags) (backend, error) {
 	// Each has a state directory of its own, beside the daemon's: the first that is free,
 	// so that what a killed one left there is found and removed.
 	dir := c.StateDir
+	c.Warm = 0 // for one task
 	for i := range maxLocal {
 		c.StateDir = filepath.Join(dir, "local", strconv.Itoa(i))
 		h, err := e.parts.openHost(ctx, c, log)

@@ -45,6 +45,9 @@ type config struct {
 	CacheMaxBytes size   `toml:"cache_max_bytes"`
 	// MaxParallel is how many tasks run at once; more wait. Default: the number of processors.
 	MaxParallel int `toml:"max_parallel"`
+	// Warm is how many sandboxes are kept prepared for each kind of task that comes: for each network policy. 0 is
+	// none. Default: twice the number of processors.
+	Warm int `toml:"warm"`
 	// ShutdownGrace is how long tasks may go on once the daemon is told to stop.
 	ShutdownGrace duration `toml:"shutdown_grace"`
 	// LogLevel is debug, info, warn or error.
@@ -103,6 +106,7 @@ func defaultConfig() config {
 		CacheDir:      "/var/cache/sandboxd",
 		CacheMaxBytes: 20 << 30,
 		MaxParallel:   runtime.NumCPU(),
+		Warm:          2 * runtime.NumCPU(),
 		ShutdownGrace: duration{30 * time.Second},
 		LogLevel:      "info",
 		Network:       networkConfig{DenyDefaults: true},
@@ -181,6 +185,9 @@ func (c *config) validate() error {
 	}
 	if c.MaxParallel < 1 || c.MaxParallel > 4096 {
 		return fmt.Errorf("max_parallel: %d is out of range; use 1 to 4096", c.MaxParallel)
+	}
+	if c.Warm < 0 || c.Warm > 1024 {
+		return fmt.Errorf("warm: %d is out of range; use 0 to 1024", c.Warm)
 	}
 	if c.ShutdownGrace.Duration < 0 || c.ShutdownGrace.Duration > time.Hour {
 		return fmt.Errorf("shutdown_grace: %v is out of range; use 0s to 1h", c.ShutdownGrace.Duration)

@@ -104,6 +104,7 @@ func localConfig(c config) (local.Config, error) {
 		ResolvConf:      c.Network.ResolvConf,
 		StateDir:        c.StateDir,
 		MaxParallel:     c.MaxParallel,
+		Warm:            c.Warm,
 		Version:         buildVersion(),
 		AllowUnenforced: c.Limits.AllowUnenforced,
 		CgroupParent:    c.Limits.CgroupParent,

@@ -23,6 +23,8 @@ type Config struct {
 	Cache *cache.Cache
 	// MaxParallel is how many tasks run at once; 0 is the number of processors.
 	MaxParallel int
+	// Warm is how many sandboxes are kept prepared for each kind of task, see sandbox.Config; 0 is none.
+	Warm int
 	// Logger takes what is nobody's error; nil drops it.
 	Logger logrus.FieldLogger
 	// Version is told in Capabilities.

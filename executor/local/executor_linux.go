@@ -118,13 +118,13 @@ func (e *Executor) open() (left leftovers, err error) {
 	if e.network, err = netpolicy.Open(netpolicy.Config{Deny: e.cfg.Deny, ResolvConf: e.cfg.ResolvConf}); err != nil {
 		return left, err
 	}
-	if e.host, err = sandbox.Open(sandbox.Config{Dir: filepath.Join(dir, "sandboxes"), RangesDir: e.cfg.RangesDir, Limits: e.limits, Network: e.network}); err != nil {
+	if e.host, err = sandbox.Open(sandbox.Config{Dir: filepath.Join(dir, "sandboxes"), RangesDir: e.cfg.RangesDir, Limits: e.limits, Network: e.network, Warm: e.cfg.Warm}); err != nil {
 		return left, err
 	}
 	orphans, layers := e.host.Left()
 	left.Processes += orphans
 	left.Layers = layers
-	if e.roots, left.Roots, err = openRoots(filepath.Join(dir, "roots")); err != nil {
+	if e.roots, left.Roots, err = openRoots(filepath.Join(dir, "roots"), e.host.Forget); err != nil {
 		return left, err
 	}
 	e.journal, left.Outputs, err = openJournal(filepath.Join(dir, "placing"), e.log)
@@ -360,11 +360,14 @@ type roots struct {
 	mu  sync.Mutex
 	all map[string]*sharedRoot
 	n   atomic.Int64
+	// forget is called before a root is closed that was shared.
+	forget func(*rootfs.Rootfs) error
 }
 
 // sharedRoot is closed by whoever is the last to leave it, once it was replaced.
 type sharedRoot struct {
 	*rootfs.Rootfs
+	of       *roots
 	users    int
 	replaced bool
 }
@@ -374,11 +377,11 @@ func (s *sharedRoot) closeUnused() error {
 	if s.users > 0 || !s.replaced {
 		return nil
 	}
-	return s.Close()
+	return errors.Join(s.of.forget(s.Rootfs), s.Close())
 }
 
 // openRoots returns how many a dead executor had left, too.
-func openRoots(dir string) (_ *roots, left int, err error) {
+func openRoots(dir string, forget func(*rootfs.Rootfs) error) (_ *roots, left int, err error) {
 	parent, err := os.Open(filepath.Dir(dir))
 	if err != nil {
 		return nil, 0, err
@@ -394,7 +397,7 @@ func openRoots(dir string) (_ *roots, left int, err error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, 0, err
 	}
-	return &roots{dir: dir, all: map[string]*sharedRoot{}}, len(old), nil
+	return &roots{dir: dir, all: map[string]*sharedRoot{}, forget: forget}, len(old), nil
 }
 
 // host returns the machine's own root for a network policy, and what leaves it.
@@ -411,7 +414,7 @@ func (r *roots) host(network string, nameserver netip.Addr) (_ *rootfs.Rootfs, l
 		if err != nil {
 			return nil, nil, err
 		}
-		r.all[key] = &sharedRoot{Rootfs: next}
+		r.all[key] = &sharedRoot{Rootfs: next, of: r}
 		if x != nil {
 			x.replaced = true
 			if err := x.closeUnused(); err != nil {
@@ -441,7 +444,7 @@ func (r *roots) close() error {
 	defer r.mu.Unlock()
 	var errs []error
 	for _, x := range r.all {
-		errs = append(errs, x.Close())
+		errs = append(errs, r.forget(x.Rootfs), x.Close())
 	}
 	return errors.Join(append(errs, os.Remove(r.dir))...)
 }

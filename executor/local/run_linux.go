@@ -2,14 +2,12 @@ package local
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -265,8 +263,7 @@ func (t *task) start(ctx context.Context, l *logs) (*sandbox.Sandbox, error) {
 	}
 	defer stdin.Close()
 	s := sandbox.Spec{
-		ID:   "t-" + strings.ToLower(rand.Text()),
-		Root: t.root, Script: t.spec.Script, Argv: t.spec.Argv,
+		Root: t.root, Shared: t.spec.Rootfs == "", Script: t.spec.Script, Argv: t.spec.Argv,
 		Stdio:   [3]*os.File{stdin, l.outW, l.errW},
 		Network: netpolicy.Policy(t.spec.Network), Router: t.router, Limits: t.groupLimits(),
 		TmpBytes: max(t.limits.TmpBytes, 0), OpenFiles: t.granted.asked.OpenFiles, Debug: t.spec.Debug,

@@ -3,6 +3,7 @@ package cache
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"io/fs"
@@ -325,6 +326,41 @@ func TestWriter(t *testing.T) {
 	}
 	w.Abort()
 	noTempFiles(t, dir)
+}
+
+// TestLargeBlob: in pieces of all sizes, with zeros in between, and whether or not the system is to forget it.
+func TestLargeBlob(t *testing.T) {
+	for _, pass := range []bool{false, true} {
+		c, _ := openTest(t, Config{})
+		w, err := c.Create()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pass {
+			w.Pass()
+		}
+		sum := sha256.New()
+		for i := 0; w.Size() < 5*passBytes/2; i++ {
+			p := bytes.Repeat([]byte{byte(i % 7)}, []int{256 << 10, 100_001, 4096, 5}[i%4])
+			sum.Write(p)
+			if n, err := w.Write(p); n != len(p) || err != nil {
+				t.Fatalf("wrote %d of %d: %v", n, len(p), err)
+			}
+			clear(p) // it is ours again
+		}
+		d, err := w.Commit()
+		if err != nil || d != digest([sha256.Size]byte(sum.Sum(nil)), w.Size()) {
+			t.Fatalf("committed as %v, %v", d, err)
+		}
+		c.distrust(d)
+		b, err := c.Open(d)
+		if err != nil {
+			t.Fatalf("pass %v: %v", pass, err)
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 type failing struct{ err error }

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -28,6 +29,8 @@ type Writer struct {
 	hash hash.Hash
 	size int64
 	hole bool  // what was written last was left out
+	pass bool  // see Pass
+	past int64 // of a passing blob, what the disk was asked to take
 	err  error // the first, which Commit repeats
 }
 
@@ -40,6 +43,16 @@ func (c *Cache) Create() (*Writer, error) {
 	}
 	return &Writer{c: c, f: f, name: name, hash: sha256.New()}, nil
 }
+
+// passBytes is how much of a passing blob the system may hold in memory before it is to write that much.
+const passBytes = 8 << 20
+
+// Pass says that the blob, if it is large, is likelier to be evicted than to be read again, and so is not to take the
+// system's memory from files that are used: of its bytes but the latest few megabytes are held on disk alone.
+func (w *Writer) Pass() { w.pass = true }
+
+// splitBytes is from which size on a piece is hashed while it is written: each takes about as long.
+const splitBytes = 64 << 10
 
 // Write adds p to the blob. After an error the blob cannot be committed.
 func (w *Writer) Write(p []byte) (int, error) {
@@ -54,11 +67,21 @@ func (w *Writer) Write(p []byte) (int, error) {
 		return 0, w.err
 	}
 	n, err := len(p), error(nil)
+	var hashed sync.WaitGroup
+	if len(p) < splitBytes {
+		w.hash.Write(p)
+	} else {
+		hashed.Go(func() { w.hash.Write(p) })
+	}
 	if w.hole = isHole(p); !w.hole {
 		n, err = w.f.WriteAt(p, w.size)
 	}
-	w.hash.Write(p[:n])
+	hashed.Wait()
 	w.size += int64(n)
+	if w.pass && w.size-w.past >= passBytes {
+		writeBehind(w.f, w.past, w.size)
+		w.past = w.size
+	}
 	if err != nil {
 		w.err = fmt.Errorf("write a blob: %w", explain(w.c.root, err))
 	}

@@ -5,12 +5,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -513,4 +515,56 @@ func TestTagIsWrittenOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	reopen(t, half, Config{})
+}
+
+func TestPutFile(t *testing.T) {
+	c, dir := openTest(t, Config{MaxBytes: 4 * wholeBytes})
+	for _, size := range []int{0, 1, 5000, wholeBytes, wholeBytes + 1, 3*wholeBytes - 7} {
+		b := bytes.Repeat([]byte("0123456789"), size/10+1)[:size]
+		clear(b[size/3 : size/2]) // a hole, in the large ones
+		for range 2 {
+			d, err := c.PutFile(t.Context(), bytes.NewReader(append(b, "and more"...)), int64(size))
+			if err != nil || d != DigestOf(b) {
+				t.Errorf("%d bytes: %v, %v", size, d, err)
+			}
+		}
+		c.distrust(DigestOf(b))
+		if got, err := c.Bytes(DigestOf(b), 4*wholeBytes); err != nil || !bytes.Equal(got, b) {
+			t.Errorf("%d bytes came back as %d, %v", size, len(got), err)
+		}
+		if _, err := c.PutFile(t.Context(), bytes.NewReader(b), int64(size)+1); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("%d bytes of %d: %v", size, size+1, err)
+		}
+	}
+	if _, err := c.PutFile(t.Context(), bytes.NewReader(make([]byte, 5*wholeBytes)), 5*wholeBytes); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("too large: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.PutFile(ctx, strings.NewReader("x"), 1); !errors.Is(err, context.Canceled) {
+		t.Errorf("canceled: %v", err)
+	}
+	noTempFiles(t, dir)
+}
+
+// TestPutFileAtOnce: by many goroutines, some of them the same.
+func TestPutFileAtOnce(t *testing.T) {
+	c, dir := openTest(t, Config{})
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for j := range 50 {
+				b := bytes.Repeat(fmt.Appendf(nil, "%d %d;", i/2, j), 100*j+1)
+				d, err := c.PutFile(t.Context(), bytes.NewReader(b), int64(len(b)))
+				if err != nil || d != DigestOf(b) {
+					t.Errorf("%v, %v", d, err)
+				}
+				if got, err := c.Bytes(d, int64(len(b))); err != nil || !bytes.Equal(got, b) {
+					t.Errorf("%d bytes came back as %d, %v", len(b), len(got), err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	noTempFiles(t, dir)
 }

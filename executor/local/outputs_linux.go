@@ -79,7 +79,7 @@ func (t *task) place(ctx context.Context, files []executor.OutputFile) error {
 		}
 	}
 	blobs := newOpener(t.cfg.Cache)
-	defer blobs.stop()
+	defer close(blobs)
 	page, err := t.journal.begin()
 	if err != nil {
 		return err
@@ -89,7 +89,7 @@ func (t *task) place(ctx context.Context, files []executor.OutputFile) error {
 		return rootfs.Place(ctx, t.paths.work, t.spec.Outputs, entries, blobs.open, func(pl rootfs.Placing) error {
 			ours = page.write(t.caller, t.paths.work, pl)
 			return ours
-		})
+		}, func(work func() error) error { return as(t.caller, work) })
 	})
 	t.journal.end(page)
 	if ours != nil {
@@ -101,10 +101,13 @@ func (t *task) place(ctx context.Context, files []executor.OutputFile) error {
 	return nil
 }
 
-// opener opens blobs on a goroutine with the daemon's rights, for one without.
-type opener struct {
-	ask    chan cache.Digest
-	answer chan blobFile
+// opener has blobs opened by a goroutine with the daemon's rights, for those without. It ends
+// when it is closed.
+type opener chan wantedBlob
+
+type wantedBlob struct {
+	cache.Digest
+	answer chan<- blobFile
 }
 
 type blobFile struct {
@@ -112,30 +115,28 @@ type blobFile struct {
 	err error
 }
 
-func newOpener(c *cache.Cache) *opener {
-	o := &opener{ask: make(chan cache.Digest), answer: make(chan blobFile)}
+func newOpener(c *cache.Cache) opener {
+	o := make(opener)
 	go func() {
-		for d := range o.ask {
-			b, err := c.Open(d)
-			if err != nil {
-				o.answer <- blobFile{err: err}
-				continue
+		for want := range o {
+			if b, err := c.Open(want.Digest); err != nil {
+				want.answer <- blobFile{err: err}
+			} else {
+				want.answer <- blobFile{f: b.File()}
 			}
-			o.answer <- blobFile{f: b.File()}
 		}
 	}()
 	return o
 }
 
-func (o *opener) stop() { close(o.ask) }
-
 // open is for rootfs.Place.
-func (o *opener) open(e rootfs.Entry) (*os.File, error) {
+func (o opener) open(e rootfs.Entry) (*os.File, error) {
 	d, err := executor.ParseDigest(e.Blob)
 	if err != nil {
 		return nil, err
 	}
-	o.ask <- cache.Digest(d)
-	a := <-o.answer
+	answer := make(chan blobFile)
+	o <- wantedBlob{cache.Digest(d), answer}
+	a := <-answer
 	return a.f, a.err
 }

@@ -89,6 +89,8 @@ type TaskEvent struct {
 	Kind EventKind
 	// Data is a piece of the stream that Kind names.
 	Data []byte
+	// buffer is what Data lies in, if NewTaskEvent took it from a pool.
+	buffer *[]byte
 }
 
 // EventFunc takes the events of one task, in order, one call at a time. It may

@@ -285,7 +285,7 @@ func TestPlacingIsNoRace(t *testing.T) {
 				must(t, err)
 				err = as(alice, func() error {
 					return rootfs.Place(t.Context(), work, []string{"sub/o"}, []rootfs.Entry{{Path: "sub/o", Kind: 'f', Mode: 0o644, Size: 1}},
-						func(rootfs.Entry) (*os.File, error) { return blob, nil }, nil)
+						func(rootfs.Entry) (*os.File, error) { return blob, nil }, nil, nil)
 				})
 				_ = blob.Close() // where it did not come to that
 				if err == nil {

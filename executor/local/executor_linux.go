@@ -36,8 +36,7 @@ type Executor struct {
 	roots    *roots
 	journal  *journal
 	access   atomic.Pointer[Access]
-	ahead    *queue         // of tasks that are opened, signed and looked up, and then wait for a slot
-	slots    *queue         // one for each sandbox
+	slots    chan struct{}  // one for each sandbox, where nobody gives turns
 	unmaking sync.WaitGroup // sandboxes of answered tasks
 	born     time.Time
 	flight   flight
@@ -69,10 +68,7 @@ func New(cfg Config) (*Executor, error) {
 		cfg.Logger = l
 	}
 	e := &Executor{cfg: cfg, log: cfg.Logger, born: time.Now(), idle: make(chan struct{})}
-	// Who waits holds descriptors, so most wait before. But each user has room for as many as can run,
-	// and for some that come from the cache meanwhile.
-	perUser := cfg.MaxParallel + 16
-	e.ahead, e.slots = newQueue(8*perUser, perUser), newQueue(cfg.MaxParallel, 0)
+	e.slots = make(chan struct{}, cfg.MaxParallel)
 	e.Reconfigure(cfg.Access)
 	e.flight.running = map[string]chan struct{}{}
 	e.life, e.cancel = context.WithCancel(context.Background())
@@ -164,7 +160,7 @@ func ours(dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		if len(b) == 0 && (e.Name() == "lock" || e.Name() == "local") { // being made; see run --local
+		if len(b) == 0 && (e.Name() == "lock" || e.Name() == "local" || e.Name() == "executors") { // being made, run --local's, those of a pool
 			continue
 		}
 		return fmt.Errorf("the directory %s holds %q and is no state directory of sandboxd; choose a new or an empty one", dir, e.Name())

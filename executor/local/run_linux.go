@@ -38,7 +38,6 @@ type task struct {
 	// leaveRoot is called once.
 	leaveRoot func() error
 	event     executor.EventFunc
-	ready     func() // leaves ahead
 
 	signature signature
 	// strained says that a success met a limit, and may have done less than it would have else: it is not stored.
@@ -77,10 +76,6 @@ func (t *task) execute(ctx context.Context) (out *executor.TaskOutput, err error
 		return nil, err
 	}
 	t.tell(executor.EventQueued)
-	if t.ready, err = t.ahead.take(ctx, t.caller.UID, 0); err != nil {
-		return nil, err
-	}
-	defer t.ready()
 	if t.paths, err = open(t.caller, t.spec); err != nil {
 		return nil, err
 	}
@@ -183,11 +178,10 @@ func (t *task) openRoot() (err error) {
 
 // run runs the task, and stores the result if it may be.
 func (t *task) run(ctx context.Context, store bool) (*executor.TaskOutput, error) {
-	leave, err := t.slots.take(ctx, t.caller.UID, t.granted.tasks)
+	leave, err := t.turn(ctx)
 	if err != nil {
 		return nil, err
 	}
-	t.ready()
 	out, box, err := t.inSandbox(ctx)
 	t.unmakeLater(box, leave)
 	if err != nil {

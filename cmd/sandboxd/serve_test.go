@@ -85,7 +85,7 @@ func TestServeLogsALineForEachTask(t *testing.T) {
 	if len(lines) != 2 {
 		t.Fatalf("%d lines: %s", len(lines), d.log)
 	}
-	for k, want := range map[string]any{"recipe": "r", "executor": "local", "exit": 3.0, "cached": true, "cause": "exited", "level": "info"} {
+	for k, want := range map[string]any{"recipe": "r", "exit": 3.0, "cached": true, "cause": "exited", "level": "info"} {
 		if lines[0][k] != want {
 			t.Errorf("%s is %v, want %v", k, lines[0][k], want)
 		}

@@ -168,6 +168,8 @@ func (m *member) keep() {
 		var asked []chan struct{}
 		select {
 		case <-p.life.Done():
+			timer.Stop()
+			return
 		case <-timer.C:
 		case <-idle:
 		case c := <-m.look:
@@ -293,6 +295,14 @@ func (m *member) wait(pause time.Duration) {
 // shut closes l, and gives it up where that takes long after the end of ctx.
 func (m *member) shut(ctx context.Context, l *live) error {
 	patience := m.pool.cfg.times.patience
+	if l.ask != nil { // what it makes for its answer it has to unmake first
+		timer := time.NewTimer(m.pool.cfg.times.answer)
+		select {
+		case <-l.ask:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
 	done := make(chan error, 1)
 	go func() {
 		defer func() {

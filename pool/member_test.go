@@ -321,6 +321,42 @@ func TestCloseAnswersAll(t *testing.T) {
 	}
 }
 
+// TestCloseWaitsForTheCheck: a member is not closed while it finds out how it is.
+func TestCloseWaitsForTheCheck(t *testing.T) {
+	let, asked := make(chan struct{}), make(chan struct{})
+	var n, inside atomic.Int64
+	e := fresh(1, says("a"))
+	e.status = func(context.Context) (executor.Status, error) {
+		inside.Add(1)
+		defer inside.Add(-1)
+		if n.Add(1) == 2 {
+			close(asked)
+			<-let
+		}
+		return executor.Status{Healthy: true}, nil
+	}
+	e.close = func(context.Context) error {
+		if inside.Load() != 0 {
+			t.Error("it was closed while it was asked")
+		}
+		return nil
+	}
+	tm := slow
+	tm.check = time.Millisecond
+	p := newPool(t, tm, one(e))
+	<-asked
+	closed := make(chan error)
+	go func() { closed <- p.Close(ended()) }()
+	eventually(t, "it is about to be closed", func() bool { return p.AllStatus()[0].Healthy == false })
+	close(let)
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	if n.Load() != 2 {
+		t.Errorf("it was asked %d times", n.Load())
+	}
+}
+
 // TestRefuse: who waits is answered, and who runs goes on.
 func TestRefuse(t *testing.T) {
 	g := newGate()

@@ -39,6 +39,8 @@ type host interface {
 	Healthy() error
 	// Reconfigure takes over what of c can change while tasks run.
 	Reconfigure(c config)
+	// Refuse answers the tasks that wait, and all that come later, with Unavailable.
+	Refuse()
 }
 
 // server is an rpc.Server.

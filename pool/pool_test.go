@@ -314,10 +314,19 @@ func TestUsersShareThePlaces(t *testing.T) {
 	}
 }
 
+// take takes the turn of a task.
+func take(ctx context.Context, most int) (leave func(), err error) {
+	turn, ok := executor.TurnFrom(ctx)
+	if !ok {
+		return nil, errors.New("there is no turn to take")
+	}
+	return turn.Take(ctx, most)
+}
+
 // turner is a scripted that takes turns: before run.
 func turner(places int, run func(ctx context.Context, spec *executor.TaskSpec) (*executor.TaskOutput, error)) *scripted {
 	s := fresh(places, func(ctx context.Context, spec *executor.TaskSpec) (*executor.TaskOutput, error) {
-		leave, err := executor.TurnFrom(ctx)(ctx, 0)
+		leave, err := take(ctx, 0)
 		if err != nil {
 			return nil, errors.Join(err) // as an executor does that has something to undo
 		}
@@ -582,12 +591,65 @@ func TestPlacesOfTurns(t *testing.T) {
 	}
 }
 
+// TestForgo: a task that comes with a place and waits for another task has none meanwhile.
+func TestForgo(t *testing.T) {
+	g := newGate()
+	forgo := make(chan struct{})
+	at := func() *scripted {
+		return turner(1, func(ctx context.Context, spec *executor.TaskSpec) (*executor.TaskOutput, error) {
+			return g.run(ctx, spec)
+		})
+	}
+	var m [2]*scripted
+	var tries atomic.Int64
+	var where sync.Map
+	for i := range m {
+		m[i] = at()
+		run := m[i].run
+		m[i].run = func(ctx context.Context, spec *executor.TaskSpec) (*executor.TaskOutput, error) {
+			where.Store(spec.Name, i)
+			if spec.Name == "third" && tries.Add(1) == 2 {
+				turn, _ := executor.TurnFrom(ctx)
+				turn.Forgo()
+				<-forgo
+			}
+			return run(ctx, spec)
+		}
+	}
+	p := newPool(t, slow, opener{"a": each(m[0]), "b": each(m[1])})
+	first, second := sends(t, p, t.Context(), spec("first")), sends(t, p, t.Context(), spec("second"))
+	<-g.started
+	<-g.started
+	third := sends(t, p, t.Context(), spec("third"))
+	eventually(t, "it waits", func() bool { return p.AggregateStats().Queued == 1 })
+	// Who is at the other member, and who at the same.
+	other, rest, its := "first", second, "second"
+	if a, _ := where.Load("first"); func() bool { b, _ := where.Load("third"); return a == b }() {
+		other, rest, its = "second", first, "first"
+	}
+	g.let(other)
+	eventually(t, "it was sent on", func() bool { return tries.Load() == 2 })
+	fourth := sends(t, p, t.Context(), spec("fourth"))
+	if got := <-g.started; got != "fourth" {
+		t.Errorf("%s was started", got)
+	}
+	close(forgo)
+	for _, name := range []string{"fourth", "third", its} {
+		g.let(name)
+	}
+	for _, c := range []<-chan answer{rest, third, fourth} {
+		if a := <-c; a.err != nil {
+			t.Error(a.err)
+		}
+	}
+}
+
 // TestMostOfAUser: a member's bound on a user's places holds over all members.
 func TestMostOfAUser(t *testing.T) {
 	g := newGate()
 	bounded := func() *scripted {
 		s := fresh(2, func(ctx context.Context, spec *executor.TaskSpec) (*executor.TaskOutput, error) {
-			leave, err := executor.TurnFrom(ctx)(ctx, 1)
+			leave, err := take(ctx, 1)
 			if err != nil {
 				return nil, err
 			}

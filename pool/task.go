@@ -243,7 +243,7 @@ func (t *task) at(ctx context.Context, m *member, l *live) (*executor.TaskOutput
 	defer cancel()
 	ctx = executor.WithEvents(ctx, t.events.tell)
 	if l.turns {
-		ctx = executor.WithTurn(ctx, t.turn(m))
+		ctx = executor.WithTurn(ctx, executor.Turn{Take: t.turn(m), Forgo: t.release})
 	} else {
 		defer t.release()
 	}
@@ -278,7 +278,7 @@ func (t *task) at(ctx context.Context, m *member, l *live) (*executor.TaskOutput
 }
 
 // turn is how a member that takes turns gets a place for the task.
-func (t *task) turn(m *member) executor.TurnFunc {
+func (t *task) turn(m *member) func(context.Context, int) (func(), error) {
 	return func(ctx context.Context, most int) (func(), error) {
 		if pl := t.taken(); pl != nil { // it was sent here with one
 			if pl.member == m.i && (most <= 0 || t.places.holds(t.caller.UID) <= most) {

@@ -11,11 +11,11 @@ import (
 // cache, and gives it back once its sandbox is unmade.
 func (e *Executor) TakesTurns() bool { return true }
 
-// turn waits until the task may have a sandbox. Without a TurnFunc first come are first served, and there is
+// turn waits until the task may have a sandbox. Without a Turn first come are first served, and there is
 // nobody to see to it that a user has no more than so many.
 func (t *task) turn(ctx context.Context) (leave func(), err error) {
-	if turn := executor.TurnFrom(ctx); turn != nil {
-		return turn(ctx, t.granted.tasks)
+	if turn, ok := executor.TurnFrom(ctx); ok {
+		return turn.Take(ctx, t.granted.tasks)
 	}
 	if t.granted.tasks > 0 {
 		return nil, executor.Errorf(executor.Unsupported, "user %d may have %d tasks at once, which takes a pool to see to; put the executor into one", t.caller.UID, t.granted.tasks)

@@ -70,7 +70,7 @@ func New(cfg Config) (*Executor, error) {
 	e := &Executor{cfg: cfg, log: cfg.Logger, born: time.Now(), idle: make(chan struct{})}
 	e.slots = make(chan struct{}, cfg.MaxParallel)
 	e.Reconfigure(cfg.Access)
-	e.flight.running = map[string]chan struct{}{}
+	e.flight.running = map[string]*flown{}
 	e.life, e.cancel = context.WithCancel(context.Background())
 	left, err := e.open()
 	if err != nil {
@@ -440,36 +440,4 @@ func (r *roots) close() error {
 		errs = append(errs, x.Close())
 	}
 	return errors.Join(append(errs, os.Remove(r.dir))...)
-}
-
-// flight keeps the same task from running twice at once: the second waits, and
-// finds the first one's result.
-type flight struct {
-	mu      sync.Mutex
-	running map[string]chan struct{}
-}
-
-// wait returns, once nobody else runs key, what ends the claim to it.
-func (f *flight) wait(ctx context.Context, key string) (done func(), err error) {
-	for {
-		f.mu.Lock()
-		other := f.running[key]
-		if other == nil {
-			c := make(chan struct{})
-			f.running[key] = c
-			f.mu.Unlock()
-			return func() {
-				f.mu.Lock()
-				delete(f.running, key)
-				f.mu.Unlock()
-				close(c)
-			}, nil
-		}
-		f.mu.Unlock()
-		select {
-		case <-other:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
 }

@@ -40,6 +40,7 @@ type task struct {
 	event     executor.EventFunc
 
 	signature signature
+	kept      bool // the result is in the cache
 	// strained says that a success met a limit, and may have done less than it would have else: it is not stored.
 	strained bool
 }
@@ -93,17 +94,7 @@ func (t *task) execute(ctx context.Context) (out *executor.TaskOutput, err error
 	if t.signature, err = t.sign(ctx, t.spec, t.paths, t.root.Identity()); err != nil {
 		return nil, err
 	}
-	done, err := t.flight.wait(ctx, t.namespace()+t.signature.String())
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	if t.spec.Cache == executor.CacheUse {
-		if out, err := t.lookUp(ctx); out != nil || err != nil {
-			return out, err
-		}
-	}
-	return t.run(ctx, true)
+	return t.once(ctx)
 }
 
 func (t *task) tell(k executor.EventKind) {
@@ -195,6 +186,8 @@ func (t *task) run(ctx context.Context, store bool) (*executor.TaskOutput, error
 		if err := t.store(ctx, out); err != nil {
 			// The task is done, and its caller has all that it asked for.
 			t.log.WithError(err).WithField("signature", out.Signature).Warn("result is not cached")
+		} else {
+			t.kept = true
 		}
 	}
 	if out.Success() && t.spec.WorkdirMode == executor.WorkdirOverlay {

@@ -94,7 +94,7 @@ type Config struct {
 	// Executors are its members, 1 to MaxExecutors, each with a name of its own.
 	Executors []ExecutorConfig
 	// Open makes the executor that c describes: each at New, and anew where one has failed and was closed. It
-	// belongs to the Pool, which closes it. ctx ends when the Pool is closed.
+	// belongs to the Pool, which closes it. ctx ends when New's does or the Pool is closed; Open returns then.
 	Open func(ctx context.Context, c ExecutorConfig) (executor.Executor, error)
 	// MayRaise is the highest TaskSpec.Priority that a caller may ask for; nil: root may ask for any, and
 	// others for none above 0. It may be called at any time.

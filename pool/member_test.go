@@ -73,6 +73,36 @@ func TestFailedMemberIsReplaced(t *testing.T) {
 	}
 }
 
+// pinged is an executor at a far end.
+type pinged struct {
+	*scripted
+	ping func(ctx context.Context) error
+}
+
+func (p pinged) Ping(ctx context.Context) error { return p.ping(ctx) }
+
+// TestPingThatHangs counts as a failure, as one that fails does.
+func TestPingThatHangs(t *testing.T) {
+	for _, hang := range []bool{true, false} {
+		var broken atomic.Bool
+		first := pinged{fresh(1, says("first")), func(ctx context.Context) error {
+			if broken.Load() && hang {
+				<-ctx.Done() // of the question
+			}
+			if broken.Load() {
+				return executor.Errorf(executor.Unavailable, "gone")
+			}
+			return nil
+		}}
+		p := newPool(t, quick, opener{"a": each(first, fresh(1, says("second")))})
+		broken.Store(true)
+		eventually(t, "the restart", func() bool { return p.AllStatus()[0].Restarts > 0 })
+		if out, err := p.Execute(t.Context(), spec("t")); err != nil || string(out.Stdout.Inline) != "second" {
+			t.Errorf("%v, %v", out, err)
+		}
+	}
+}
+
 // TestUnhealthyMemberRecovers: it gets no tasks meanwhile, and those that it has go on.
 func TestUnhealthyMemberRecovers(t *testing.T) {
 	g := newGate()

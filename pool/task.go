@@ -127,6 +127,9 @@ func (t *task) run(ctx context.Context) (*executor.TaskOutput, error) {
 			last = err
 		}
 	}
+	if last == nil {
+		last = executor.Errorf(executor.Unavailable, "the executors failed faster than the task was sent to them; try again")
+	}
 	return nil, last
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 	"sync"
 
 	"github.com/sirupsen/logrus"
@@ -188,8 +189,20 @@ func check(ctx context.Context, c config) []finding {
 		return []finding{{Name: "configuration", Detail: err.Error(), Required: true}}
 	}
 	var out []finding
-	for _, f := range local.Check(ctx, cfg) {
-		out = append(out, finding{Name: f.Name, OK: f.OK, Detail: f.Detail, Remedy: f.Remedy, Required: f.Required})
+	seen := map[string]bool{} // the directories beside which a task was tried
+	for _, e := range c.executors() {
+		if e.Backend != pool.Local || seen[filepath.Dir(e.StateDir)] {
+			continue
+		}
+		prefix := ""
+		if len(seen) > 0 {
+			prefix = "executor " + e.Name + ": "
+		}
+		seen[filepath.Dir(e.StateDir)] = true
+		cfg.StateDir = e.StateDir
+		for _, f := range local.Check(ctx, cfg) {
+			out = append(out, finding{Name: prefix + f.Name, OK: f.OK, Detail: f.Detail, Remedy: f.Remedy, Required: f.Required})
+		}
 	}
 	return out
 }

@@ -223,9 +223,10 @@ func (d *daemon) runJSON(dir string, args ...string) result {
 	return r
 }
 
-// status is the number of tasks that run, and those that did.
+// status is the number of tasks that run or wait, and those that did.
 func (d *daemon) status() (s struct {
 	Active             int `json:"active_tasks"`
+	Queued             int `json:"queued_tasks"`
 	Executed           int `json:"total_executed"`
 	Successful, Failed int
 }) {

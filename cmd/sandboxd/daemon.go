@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
+	"sync"
 
 	"github.com/sirupsen/logrus"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/sandboxd/sandboxd/executor"
 	"github.com/sandboxd/sandboxd/executor/local"
 	"github.com/sandboxd/sandboxd/executor/rpc"
+	"github.com/sandboxd/sandboxd/pool"
 )
 
 // parts are what the commands are put together from. Only systemParts knows
@@ -37,6 +40,8 @@ type host interface {
 	Healthy() error
 	// Reconfigure takes over what of c can change while tasks run.
 	Reconfigure(c config)
+	// Refuse answers the tasks that wait, and all that come later, with Unavailable.
+	Refuse()
 }
 
 // server is an rpc.Server.
@@ -59,11 +64,43 @@ func systemParts() parts {
 
 // A task's way, from the socket to the sandbox and back:
 //
-//	rpc.Server → executor.Serve → logged → local.Executor → cache, sandbox
+//	rpc.Server → executor.Serve → logged → pool.Pool → local.Executor → cache, sandbox
 
-func openHost(_ context.Context, c config, log logrus.FieldLogger) (host, error) {
-	store, err := cache.Open(c.CacheDir, cache.Config{MaxBytes: int64(c.CacheMaxBytes), OnCorrupt: func(d cache.Digest) {
-		log.WithField("digest", d.String()).Warn("a blob of the cache was damaged and is removed; look after its disk, and run sandboxd cache verify")
+func openHost(ctx context.Context, c config, log logrus.FieldLogger) (host, error) {
+	h := &pooled{config: c, log: log, open: map[string]localHost{}}
+	p, err := pool.New(ctx, pool.Config{Executors: c.executors(), Open: h.openExecutor, MayRaise: h.mayRaise, Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	h.Pool = p
+	return h, nil
+}
+
+// pooled is a Pool of what the configuration says.
+type pooled struct {
+	*pool.Pool
+	log logrus.FieldLogger
+
+	mu     sync.Mutex
+	config config
+	open   map[string]localHost // by name, the last that was opened
+}
+
+// openExecutor opens a backend.
+func (h *pooled) openExecutor(_ context.Context, e pool.ExecutorConfig) (executor.Executor, error) {
+	switch e.Backend {
+	case pool.Local:
+		return h.openLocal(e)
+	case pool.Wasm, pool.Remote:
+		return nil, executor.Errorf(executor.Unsupported, "this version has no backend %s; use local, or remove the executor from the configuration", e.Backend)
+	}
+	return nil, fmt.Errorf("backend %q is unknown", e.Backend)
+}
+
+func (h *pooled) openLocal(e pool.ExecutorConfig) (executor.Executor, error) {
+	c := h.current()
+	store, err := cache.Open(e.CacheDir, cache.Config{MaxBytes: int64(c.CacheMaxBytes), OnCorrupt: func(d cache.Digest) {
+		h.log.WithField("digest", d.String()).Warn("a blob of the cache was damaged and is removed; look after its disk, and run sandboxd cache verify")
 	}})
 	if err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
@@ -72,12 +109,36 @@ func openHost(_ context.Context, c config, log logrus.FieldLogger) (host, error)
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
-	cfg.Cache, cfg.Logger = store, log
-	h, err := local.New(cfg)
+	cfg.StateDir, cfg.MaxParallel, cfg.Cache, cfg.Logger = e.StateDir, e.MaxParallel, store, h.log
+	x, err := local.New(cfg)
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
-	return localHost{h, store}, nil
+	l := localHost{x, store}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.open[e.Name] = l
+	l.reconfigure(h.config) // which may have changed meanwhile
+	return l, nil
+}
+
+// current is the configuration that is in force.
+func (h *pooled) current() config {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.config
+}
+
+func (h *pooled) mayRaise(c executor.Caller) int { return h.current().rules.Priority(c) }
+
+// Reconfigure implements host.
+func (h *pooled) Reconfigure(c config) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.config = c
+	for _, l := range h.open {
+		l.reconfigure(c)
+	}
 }
 
 // localHost is an Executor with its cache.
@@ -86,15 +147,14 @@ type localHost struct {
 	store *cache.Cache
 }
 
-// Reconfigure implements host.
-func (h localHost) Reconfigure(c config) {
-	h.Executor.Reconfigure(c.rules)
-	h.store.SetMaxBytes(int64(c.CacheMaxBytes))
+func (l localHost) reconfigure(c config) {
+	l.Reconfigure(c.rules)
+	l.store.SetMaxBytes(int64(c.CacheMaxBytes))
 }
 
 // Close implements executor.Executor.
-func (h localHost) Close(ctx context.Context) error {
-	return errors.Join(h.Executor.Close(ctx), h.store.Close())
+func (l localHost) Close(ctx context.Context) error {
+	return errors.Join(l.Executor.Close(ctx), l.store.Close())
 }
 
 func localConfig(c config) (local.Config, error) {
@@ -130,8 +190,20 @@ func check(ctx context.Context, c config) []finding {
 		return []finding{{Name: "configuration", Detail: err.Error(), Required: true}}
 	}
 	var out []finding
-	for _, f := range local.Check(ctx, cfg) {
-		out = append(out, finding{Name: f.Name, OK: f.OK, Detail: f.Detail, Remedy: f.Remedy, Required: f.Required})
+	seen := map[string]bool{} // the directories beside which a task was tried
+	for _, e := range c.executors() {
+		if e.Backend != pool.Local || seen[filepath.Dir(e.StateDir)] {
+			continue
+		}
+		prefix := ""
+		if len(seen) > 0 {
+			prefix = "executor " + e.Name + ": "
+		}
+		seen[filepath.Dir(e.StateDir)] = true
+		cfg.StateDir = e.StateDir
+		for _, f := range local.Check(ctx, cfg) {
+			out = append(out, finding{Name: prefix + f.Name, OK: f.OK, Detail: f.Detail, Remedy: f.Remedy, Required: f.Required})
+		}
 	}
 	return out
 }

@@ -36,8 +36,7 @@ type Executor struct {
 	roots    *roots
 	journal  *journal
 	access   atomic.Pointer[Access]
-	ahead    *queue         // of tasks that are opened, signed and looked up, and then wait for a slot
-	slots    *queue         // one for each sandbox
+	slots    chan struct{}  // one for each sandbox, where nobody gives turns
 	unmaking sync.WaitGroup // sandboxes of answered tasks
 	born     time.Time
 	flight   flight
@@ -69,12 +68,9 @@ func New(cfg Config) (*Executor, error) {
 		cfg.Logger = l
 	}
 	e := &Executor{cfg: cfg, log: cfg.Logger, born: time.Now(), idle: make(chan struct{})}
-	// Who waits holds descriptors, so most wait before. But each user has room for as many as can run,
-	// and for some that come from the cache meanwhile.
-	perUser := cfg.MaxParallel + 16
-	e.ahead, e.slots = newQueue(8*perUser, perUser), newQueue(cfg.MaxParallel, 0)
+	e.slots = make(chan struct{}, cfg.MaxParallel)
 	e.Reconfigure(cfg.Access)
-	e.flight.running = map[string]chan struct{}{}
+	e.flight.running = map[string]*flown{}
 	e.life, e.cancel = context.WithCancel(context.Background())
 	left, err := e.open()
 	if err != nil {
@@ -164,7 +160,7 @@ func ours(dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		if len(b) == 0 && (e.Name() == "lock" || e.Name() == "local") { // being made; see run --local
+		if len(b) == 0 && (e.Name() == "lock" || e.Name() == "local" || e.Name() == "executors") { // being made, run --local's, those of a pool
 			continue
 		}
 		return fmt.Errorf("the directory %s holds %q and is no state directory of sandboxd; choose a new or an empty one", dir, e.Name())
@@ -447,36 +443,4 @@ func (r *roots) close() error {
 		errs = append(errs, r.forget(x.Rootfs), x.Close())
 	}
 	return errors.Join(append(errs, os.Remove(r.dir))...)
-}
-
-// flight keeps the same task from running twice at once: the second waits, and
-// finds the first one's result.
-type flight struct {
-	mu      sync.Mutex
-	running map[string]chan struct{}
-}
-
-// wait returns, once nobody else runs key, what ends the claim to it.
-func (f *flight) wait(ctx context.Context, key string) (done func(), err error) {
-	for {
-		f.mu.Lock()
-		other := f.running[key]
-		if other == nil {
-			c := make(chan struct{})
-			f.running[key] = c
-			f.mu.Unlock()
-			return func() {
-				f.mu.Lock()
-				delete(f.running, key)
-				f.mu.Unlock()
-				close(c)
-			}, nil
-		}
-		f.mu.Unlock()
-		select {
-		case <-other:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
 }

@@ -35,9 +35,9 @@ type task struct {
 	// leaveRoot is called once.
 	leaveRoot func() error
 	event     executor.EventFunc
-	ready     func() // leaves ahead
 
 	signature signature
+	kept      bool // the result is in the cache
 	// strained says that a success met a limit, and may have done less than it would have else: it is not stored.
 	strained bool
 }
@@ -74,10 +74,6 @@ func (t *task) execute(ctx context.Context) (out *executor.TaskOutput, err error
 		return nil, err
 	}
 	t.tell(executor.EventQueued)
-	if t.ready, err = t.ahead.take(ctx, t.caller.UID, 0); err != nil {
-		return nil, err
-	}
-	defer t.ready()
 	if t.paths, err = open(t.caller, t.spec); err != nil {
 		return nil, err
 	}
@@ -95,17 +91,7 @@ func (t *task) execute(ctx context.Context) (out *executor.TaskOutput, err error
 	if t.signature, err = t.sign(ctx, t.spec, t.paths, t.root.Identity()); err != nil {
 		return nil, err
 	}
-	done, err := t.flight.wait(ctx, t.namespace()+t.signature.String())
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	if t.spec.Cache == executor.CacheUse {
-		if out, err := t.lookUp(ctx); out != nil || err != nil {
-			return out, err
-		}
-	}
-	return t.run(ctx, true)
+	return t.once(ctx)
 }
 
 func (t *task) tell(k executor.EventKind) {
@@ -180,11 +166,10 @@ func (t *task) openRoot() (err error) {
 
 // run runs the task, and stores the result if it may be.
 func (t *task) run(ctx context.Context, store bool) (*executor.TaskOutput, error) {
-	leave, err := t.slots.take(ctx, t.caller.UID, t.granted.tasks)
+	leave, err := t.turn(ctx)
 	if err != nil {
 		return nil, err
 	}
-	t.ready()
 	out, box, err := t.inSandbox(ctx)
 	t.unmakeLater(box, leave)
 	if err != nil {
@@ -198,6 +183,8 @@ func (t *task) run(ctx context.Context, store bool) (*executor.TaskOutput, error
 		if err := t.store(ctx, out); err != nil {
 			// The task is done, and its caller has all that it asked for.
 			t.log.WithError(err).WithField("signature", out.Signature).Warn("result is not cached")
+		} else {
+			t.kept = true
 		}
 	}
 	if out.Success() && t.spec.WorkdirMode == executor.WorkdirOverlay {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/internal/action"
 	"github.com/sandboxd/sandboxd/limits"
 	"github.com/sandboxd/sandboxd/netpolicy"
 	"github.com/sandboxd/sandboxd/rootfs"
@@ -40,7 +41,7 @@ type task struct {
 	event     executor.EventFunc
 	ready     func() // leaves ahead
 
-	signature signature
+	signature action.Signature
 	// strained says that a success met a limit, and may have done less than it would have else: it is not stored.
 	strained bool
 }
@@ -95,7 +96,7 @@ func (t *task) execute(ctx context.Context) (out *executor.TaskOutput, err error
 	if t.spec.Cache == executor.CacheOff || t.spec.WorkdirMode == executor.WorkdirDirect || t.spec.Audit {
 		return t.run(ctx, false)
 	}
-	if t.signature, err = t.sign(ctx, t.spec, t.paths, t.root.Identity()); err != nil {
+	if t.signature, err = t.sign(ctx); err != nil {
 		return nil, err
 	}
 	done, err := t.flight.wait(ctx, t.namespace()+t.signature.String())
@@ -193,7 +194,7 @@ func (t *task) run(ctx context.Context, store bool) (*executor.TaskOutput, error
 	if err != nil {
 		return nil, err
 	}
-	t.gc.stored(blobBytes(out))
+	t.gc.stored(action.BlobBytes(out))
 	if store {
 		out.Signature = executor.Signature(t.signature.String())
 	}

@@ -1,0 +1,168 @@
+// Package guest is a worker process: the program that imports it, executed again. It compiles
+// one module, and runs it for one task after another, each in an instance of its own.
+//
+// A guest cannot be interrupted, nor does the garbage collector get its turn while it is busy. So
+// a task is ended by killing its worker, and collections happen here only where the guest
+// waits for us, or is gone: see collector.
+package guest
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"sync"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/experimental"
+	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
+
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/wire"
+)
+
+// Name is the one argument of a worker process.
+const Name = "sandboxd-wasm-worker"
+
+// init takes over in a worker, before main does.
+func init() {
+	if len(os.Args) == 2 && os.Args[1] == Name {
+		os.Exit(run())
+	}
+}
+
+// run is the process. It ends with its standard input.
+func run() int {
+	debug.SetGCPercent(-1)
+	// A guest holds a processor and does not give it back; its executor is to be heard.
+	runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0)))
+	in := make(chan frame)
+	go func() {
+		r := bufio.NewReader(os.Stdin)
+		for {
+			k, body, err := wire.Read(r, wire.MaxModule, nil)
+			if err != nil {
+				os.Exit(0) // the executor has gone, or wants us to
+			}
+			in <- frame{k, body}
+		}
+	}()
+	if err := Serve(context.Background(), in, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// frame is one from the executor.
+type frame struct {
+	kind wire.Kind
+	body []byte
+}
+
+// worker is what all tasks share.
+type worker struct {
+	in     <-chan frame
+	out    io.Writer
+	load   wire.Load
+	rt     wazero.Runtime
+	module wazero.CompiledModule
+	waits  bool // for a task, having been started
+	gc     collector
+}
+
+// Serve loads a module, and runs it until in is closed or the end of ctx.
+func Serve(ctx context.Context, in <-chan frame, out io.Writer) error {
+	w := &worker{in: in, out: &serialized{w: out}}
+	if err := w.prepare(ctx); err != nil {
+		return wire.Write(w.out, wire.KindFailed, []byte(err.Error()))
+	}
+	debug.FreeOSMemory() // compiling takes hundreds of MB
+	if err := wire.Write(w.out, wire.KindReady, nil); err != nil {
+		return err
+	}
+	for {
+		if err := w.task(ctx); err != nil {
+			return err
+		}
+		w.gc.now()
+	}
+}
+
+// serialized has one Write at a time.
+type serialized struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+// Write implements io.Writer.
+func (s *serialized) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.w.Write(b)
+}
+
+var errOrder = errors.New("the executor sent what does not belong there")
+
+// next is the next frame, which must be of kind k.
+func (w *worker) next(k wire.Kind) ([]byte, error) {
+	f, ok := <-w.in
+	switch {
+	case !ok:
+		return nil, io.EOF
+	case f.kind != k:
+		return nil, fmt.Errorf("%w: %q for %q", errOrder, f.kind, k)
+	}
+	return f.body, nil
+}
+
+// prepare compiles the module.
+func (w *worker) prepare(ctx context.Context) error {
+	b, err := w.next(wire.KindLoad)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, &w.load); err != nil {
+		return err
+	}
+	code, err := w.next(wire.KindModule)
+	if err != nil {
+		return err
+	}
+	cfg := wazero.NewRuntimeConfig().WithMemoryLimitPages(65536)
+	if dir := string(w.load.CodeDir); dir != "" {
+		c, err := wazero.NewCompilationCacheWithDir(dir)
+		if err != nil {
+			return fmt.Errorf("cache of compiled modules: %w", err)
+		}
+		cfg = cfg.WithCompilationCache(c)
+	}
+	w.rt = wazero.NewRuntimeWithConfig(ctx, cfg)
+	if _, err := wasi_snapshot_preview1.Instantiate(ctx, w.rt); err != nil {
+		return err
+	}
+	if err := w.own(ctx); err != nil {
+		return err
+	}
+	if w.module, err = w.rt.CompileModule(experimental.WithCompilationWorkers(ctx, runtime.NumCPU()), code); err != nil {
+		return fmt.Errorf("the module cannot be compiled: %w", err)
+	}
+	return w.recognize()
+}
+
+// recognize finds how the module is called.
+func (w *worker) recognize() error {
+	if _, ok := w.module.ExportedFunctions()["_start"]; !ok {
+		return errors.New("the module exports no _start; build it as a wasip1 command")
+	}
+	for _, f := range w.module.ImportedFunctions() {
+		if m, name, _ := f.Import(); m == ownModule && name == "task" {
+			w.waits = true
+		}
+	}
+	return nil
+}

@@ -109,9 +109,10 @@ func (f *FS) Undeclared(declared []string, each func(string)) {
 			at, c := path.Join(p, name), d.children[name]
 			switch {
 			case outputs[at] || len(at) > maxPath:
-			case c == nil && !above[at]:
-				each(at + " (deleted)")
 			case c == nil:
+				if _, err := d.from.Lstat(path.Join(d.at, name)); err == nil && !above[at] {
+					each(at + " (deleted)")
+				}
 			case c.isDir():
 				if c.own && !above[at] {
 					each(at + "/")

@@ -12,11 +12,12 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/sandboxd/sandboxd/cache"
+	"github.com/sandboxd/sandboxd/executor/wasm/shell"
 )
 
 // Config is what an Executor is made with.
 type Config struct {
-	// Module is what runs tasks: the bytes of a wasip1 command.
+	// Module is what runs tasks: the bytes of a wasip1 command; nil is the embedded shell.
 	Module []byte
 	// Cache keeps results and blobs, and what tasks write meanwhile. It stays the caller's, to be
 	// closed after the Executor.
@@ -40,8 +41,11 @@ func (c *Config) check() error {
 	if c.Cache == nil {
 		return errors.New("Config.Cache is missing")
 	}
-	if len(c.Module) == 0 {
-		return errors.New("Config.Module is missing")
+	if c.Module == nil {
+		var err error
+		if c.Module, err = shell.Module(); err != nil {
+			return err
+		}
 	}
 	if c.MaxParallel <= 0 {
 		c.MaxParallel = runtime.NumCPU()

@@ -50,12 +50,18 @@ func guestModule(t testing.TB) []byte {
 	return b
 }
 
-// openExecutor makes an Executor with a cache of its own, which the end of the test closes.
+// openExecutor is openShell of testdata/guest.
 func openExecutor(t testing.TB, cfg Config) *Executor {
 	t.Helper()
 	if cfg.Module == nil {
 		cfg.Module = guestModule(t)
 	}
+	return openShell(t, cfg)
+}
+
+// openShell makes an Executor with a cache of its own, which the end of the test closes.
+func openShell(t testing.TB, cfg Config) *Executor {
+	t.Helper()
 	c, err := cache.Open(filepath.Join(t.TempDir(), "cache"), cache.Config{})
 	must(t, err)
 	cfg.Cache, cfg.Version = c, "test"

@@ -16,7 +16,6 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
-	"sync"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/experimental"
@@ -67,7 +66,7 @@ type frame struct {
 // worker is what all tasks share.
 type worker struct {
 	in     <-chan frame
-	out    io.Writer
+	out    *output
 	load   wire.Load
 	rt     wazero.Runtime
 	module wazero.CompiledModule
@@ -77,7 +76,7 @@ type worker struct {
 
 // Serve loads a module, and runs it until in is closed or the end of ctx.
 func Serve(ctx context.Context, in <-chan frame, out io.Writer) error {
-	w := &worker{in: in, out: &serialized{w: out}}
+	w := &worker{in: in, out: newOutput(out)}
 	if err := w.prepare(ctx); err != nil {
 		return wire.Write(w.out, wire.KindFailed, []byte(err.Error()))
 	}
@@ -91,19 +90,6 @@ func Serve(ctx context.Context, in <-chan frame, out io.Writer) error {
 		}
 		w.gc.now()
 	}
-}
-
-// serialized has one Write at a time.
-type serialized struct {
-	mu sync.Mutex
-	w  io.Writer
-}
-
-// Write implements io.Writer.
-func (s *serialized) Write(b []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.w.Write(b)
 }
 
 var errOrder = errors.New("the executor sent what does not belong there")

@@ -241,12 +241,8 @@ type stream struct {
 // Write implements io.Writer.
 func (s *stream) Write(b []byte) (int, error) {
 	s.w.gc.called()
-	for done := 0; done < len(b); {
-		n := min(len(b)-done, wire.MaxPiece)
-		if err := wire.Write(s.w.out, s.kind, b[done:done+n]); err != nil {
-			return done, err
-		}
-		done += n
+	if err := s.w.out.stream(s.kind, b); err != nil {
+		return 0, err
 	}
 	return len(b), nil
 }

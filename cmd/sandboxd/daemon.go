@@ -20,6 +20,9 @@ import (
 type parts struct {
 	// openHost makes what runs tasks here. Its Close unmakes all of it.
 	openHost func(ctx context.Context, c config, log logrus.FieldLogger) (host, error)
+	// openWasm makes what runs tasks in WebAssembly, by a module's file or where that is empty by the
+	// embedded shell. Its Close unmakes all of it.
+	openWasm func(ctx context.Context, c config, module string, log logrus.FieldLogger) (host, error)
 	// newServer offers a host on a socket.
 	newServer func(h host, log logrus.FieldLogger) server
 	// dial reaches a server.
@@ -54,7 +57,7 @@ type backend interface {
 }
 
 func systemParts() parts {
-	return parts{openHost: openHost, newServer: newServer, dial: dial, check: check}
+	return parts{openHost: openHost, openWasm: openWasm, newServer: newServer, dial: dial, check: check}
 }
 
 // A task's way, from the socket to the sandbox and back:
@@ -62,11 +65,9 @@ func systemParts() parts {
 //	rpc.Server → executor.Serve → logged → local.Executor → cache, sandbox
 
 func openHost(_ context.Context, c config, log logrus.FieldLogger) (host, error) {
-	store, err := cache.Open(c.CacheDir, cache.Config{MaxBytes: int64(c.CacheMaxBytes), OnCorrupt: func(d cache.Digest) {
-		log.WithField("digest", d.String()).Warn("a blob of the cache was damaged and is removed; look after its disk, and run sandboxd cache verify")
-	}})
+	store, err := openCache(c, log)
 	if err != nil {
-		return nil, fmt.Errorf("cache: %w", err)
+		return nil, err
 	}
 	cfg, err := localConfig(c)
 	if err != nil {
@@ -78,6 +79,16 @@ func openHost(_ context.Context, c config, log logrus.FieldLogger) (host, error)
 		return nil, errors.Join(err, store.Close())
 	}
 	return localHost{h, store}, nil
+}
+
+func openCache(c config, log logrus.FieldLogger) (*cache.Cache, error) {
+	store, err := cache.Open(c.CacheDir, cache.Config{MaxBytes: int64(c.CacheMaxBytes), OnCorrupt: func(d cache.Digest) {
+		log.WithField("digest", d.String()).Warn("a blob of the cache was damaged and is removed; look after its disk, and run sandboxd cache verify")
+	}})
+	if err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	return store, nil
 }
 
 // localHost is an Executor with its cache.

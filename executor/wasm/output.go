@@ -32,6 +32,9 @@ func (r *running) judge(ctx context.Context, scratch string, d *wire.Done, out *
 		}
 		return errors.New(d.Error)
 	}
+	if d.Declined != "" {
+		return executor.Errorf(executor.Unsupported, "the component did not run the task: %.4000s", d.Declined)
+	}
 	peak := d.PeakMemory
 	out.Usage = executor.Usage{CPUUser: d.CPUUser, CPUSystem: d.CPUSystem, PeakMemory: &peak}
 	out.UndeclaredTotal = max(d.Undeclared, int64(len(r.undeclared)))
@@ -53,13 +56,19 @@ func (r *running) judge(ctx context.Context, scratch string, d *wire.Done, out *
 	if out.ExitCode != 0 {
 		return nil
 	}
-	for _, m := range d.Missing[:min(len(d.Missing), executor.MaxListed)] {
-		out.MissingOutputs = append(out.MissingOutputs, string(m))
+	for _, m := range d.Missing {
+		given := func(f [2]string) bool { return f[0] == string(m) || below(f[0], string(m)) }
+		if len(out.MissingOutputs) < executor.MaxListed && !slices.ContainsFunc(d.Files, given) {
+			out.MissingOutputs = append(out.MissingOutputs, string(m))
+		}
 	}
 	if len(out.MissingOutputs) > 0 {
 		return nil
 	}
 	err := r.collect(ctx, scratch, out)
+	if err == nil {
+		err = r.componentFiles(d.Files, out)
+	}
 	if err != nil && ctx.Err() != nil {
 		out.Cause, out.Evidence, out.OutputFiles = executor.CauseCanceled, "the caller canceled it, or went away, or the executor stopped, while its outputs were collected", nil
 		return nil
@@ -147,7 +156,7 @@ func (r *running) collect(ctx context.Context, scratch string, out *executor.Tas
 
 // keep takes a file into the cache.
 func (r *running) keep(ctx context.Context, root *os.Root, o wire.Output) (d executor.Digest, err error) {
-	if r.outputBytes += o.Size; o.Size < 0 || r.outputBytes > r.granted.outputs {
+	if r.blobs.bytes += o.Size; o.Size < 0 || r.blobs.bytes > r.granted.outputs {
 		return d, executor.FieldErrorf("outputs", "are more than %d bytes; declare less, or give a higher limits.output_bytes", r.granted.outputs)
 	}
 	f, err := root.OpenFile(strconv.Itoa(o.Number), os.O_RDONLY|nonblock, 0)

@@ -175,6 +175,13 @@ func (t *task) store(ctx context.Context, out *executor.TaskOutput) error {
 	return action.Store(t.cfg.Cache, t.namespace(), t.signature, out)
 }
 
+func (t *task) timeout() time.Duration {
+	if t.spec.Timeout == 0 {
+		return executor.DefaultTimeout
+	}
+	return t.spec.Timeout
+}
+
 // order is the task for a worker.
 func (t *task) order(scratch string) wire.Task {
 	o := wire.Task{
@@ -219,7 +226,13 @@ func (t *task) inWorker(ctx context.Context, scratch string) (*executor.TaskOutp
 		}
 		return nil, executor.Errorf(executor.Unavailable, "%w", err)
 	}
+	if s.worker.world {
+		if err := t.forComponent(); err != nil {
+			return nil, err
+		}
+	}
 	r := &running{task: t, worker: s.worker, stdout: stream{t: t, kind: executor.EventStdout}, stderr: stream{t: t, kind: executor.EventStderr}}
+	r.blobs = &blobs{task: t, ctx: ctx}
 	out, err := r.run(ctx, scratch)
 	if r.lost {
 		err = errors.Join(err, s.worker.reap())
@@ -234,7 +247,7 @@ type running struct {
 	worker         *worker
 	stdout, stderr stream
 	outputs        []wire.Output
-	outputBytes    int64
+	blobs          *blobs // of a component
 	undeclared     []string
 	lost           bool // the worker is, and can run no more
 
@@ -262,10 +275,7 @@ func (r *running) ended() (executor.Cause, string) {
 
 // run runs the task to its end.
 func (r *running) run(ctx context.Context, scratch string) (*executor.TaskOutput, error) {
-	limit := r.spec.Timeout
-	if limit == 0 {
-		limit = executor.DefaultTimeout
-	}
+	limit := r.timeout()
 	r.tell(executor.EventStarted)
 	began := time.Now()
 	over := make(chan struct{})
@@ -326,7 +336,11 @@ func (r *running) applied(out *executor.TaskOutput) {
 
 // converse sends the order and takes what comes until the end of the task, or of the worker.
 func (r *running) converse(scratch string) (*wire.Done, error) {
-	if err := wire.WriteJSON(r.worker.in, wire.KindTask, r.order(scratch)); err != nil {
+	o := r.order(scratch)
+	if r.worker.world {
+		o.Spec = r.componentSpec()
+	}
+	if err := wire.WriteJSON(r.worker.in, wire.KindTask, o); err != nil {
 		return nil, err
 	}
 	for {
@@ -339,6 +353,10 @@ func (r *running) converse(scratch string) (*wire.Done, error) {
 			err = r.take(&r.stdout, body)
 		case wire.KindStderr:
 			err = r.take(&r.stderr, body)
+		case wire.KindFetch:
+			err = r.reply(r.blobs.fetch(string(body)))
+		case wire.KindStore:
+			err = r.reply(r.blobs.store(body))
 		case wire.KindOutput:
 			err = r.output(body)
 		case wire.KindUndeclared:

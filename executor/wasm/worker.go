@@ -22,6 +22,8 @@ type worker struct {
 	out    *bufio.Reader
 	stderr *tail
 	buf    []byte
+	// world says that the module is a component, and no command.
+	world bool
 
 	// cpu is what it had used when its last task was done.
 	userBefore, systemBefore time.Duration
@@ -106,9 +108,10 @@ func (w *worker) load(cfg *Config) error {
 		return fmt.Errorf("a worker did not begin: %w; %s", err, w.stderr)
 	case k == wire.KindFailed:
 		return &ModuleError{strings.ToValidUTF8(string(body), "?")}
-	case k != wire.KindReady:
+	case k != wire.KindReady || len(body) != 1:
 		return fmt.Errorf("a worker began with %q", k)
 	}
+	w.world = body[0] == 1
 	return <-sent
 }
 

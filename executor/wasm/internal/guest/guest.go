@@ -18,9 +18,12 @@ import (
 	"runtime/debug"
 
 	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/experimental"
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/abi"
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/component"
 	"github.com/sandboxd/sandboxd/executor/wasm/internal/wire"
 )
 
@@ -71,6 +74,7 @@ type worker struct {
 	rt     wazero.Runtime
 	module wazero.CompiledModule
 	waits  bool // for a task, having been started
+	world  bool // of executor.wit, and no command
 	gc     collector
 }
 
@@ -81,7 +85,11 @@ func Serve(ctx context.Context, in <-chan frame, out io.Writer) error {
 		return wire.Write(w.out, wire.KindFailed, []byte(err.Error()))
 	}
 	debug.FreeOSMemory() // compiling takes hundreds of MB
-	if err := wire.Write(w.out, wire.KindReady, nil); err != nil {
+	ready := []byte{0}
+	if w.world {
+		ready[0] = 1
+	}
+	if err := wire.Write(w.out, wire.KindReady, ready); err != nil {
 		return err
 	}
 	for {
@@ -134,20 +142,71 @@ func (w *worker) prepare(ctx context.Context) error {
 	if err := w.own(ctx); err != nil {
 		return err
 	}
+	if component.Is(code) {
+		if code, err = component.Core(code, abi.ExecuteTask); err != nil {
+			return fmt.Errorf("the component cannot be run: %w", err)
+		}
+	}
 	if w.module, err = w.rt.CompileModule(experimental.WithCompilationWorkers(ctx, runtime.NumCPU()), code); err != nil {
 		return fmt.Errorf("the module cannot be compiled: %w", err)
 	}
-	return w.recognize()
+	return w.recognize(ctx)
 }
 
-// recognize finds how the module is called.
-func (w *worker) recognize() error {
-	if _, ok := w.module.ExportedFunctions()["_start"]; !ok {
-		return errors.New("the module exports no _start; build it as a wasip1 command")
+// recognize finds how the module is called, and sees that it can be.
+func (w *worker) recognize(ctx context.Context) error {
+	functions := w.module.ExportedFunctions()
+	_, program := functions["_start"]
+	_, w.world = functions[abi.ExecuteTask]
+	switch {
+	case w.world:
+		if err := abi.Check(functions, w.module.ExportedMemories()); err != nil {
+			return err
+		}
+	case !program:
+		return fmt.Errorf("the module exports neither _start nor %s; build it as a wasip1 command, or for the world bitzel:executor/executor-component", abi.ExecuteTask)
 	}
 	for _, f := range w.module.ImportedFunctions() {
 		if m, name, _ := f.Import(); m == ownModule && name == "task" {
-			w.waits = true
+			w.waits = !w.world
+		}
+	}
+	if err := w.stubs(ctx); err != nil {
+		return err
+	}
+	if !w.world {
+		return nil
+	}
+	return w.ping(ctx)
+}
+
+// stubs stand for functions that the module imports and nobody has: many modules import more than
+// they call.
+func (w *worker) stubs(ctx context.Context) error {
+	missing := map[string][]api.FunctionDefinition{}
+	for _, f := range w.module.ImportedFunctions() {
+		m, name, _ := f.Import()
+		if host := w.rt.Module(m); host == nil {
+			missing[m] = append(missing[m], f)
+		} else if host.ExportedFunctionDefinitions()[name] == nil {
+			return fmt.Errorf("the module imports %q of %q, which is not part of that; build it for what there is", name, m)
+		}
+	}
+	for m, all := range missing {
+		b := w.rt.NewHostModuleBuilder(m)
+		done := map[string]bool{}
+		for _, f := range all {
+			_, name, _ := f.Import()
+			if done[name] {
+				continue
+			}
+			done[name] = true
+			b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(func(context.Context, api.Module, []uint64) {
+				panic(fmt.Errorf("the module calls %q of %q, which nobody has here", name, m))
+			}), f.ParamTypes(), f.ResultTypes()).Export(name)
+		}
+		if _, err := b.Instantiate(ctx); err != nil {
+			return fmt.Errorf("imports from %q: %w", m, err)
 		}
 	}
 	return nil

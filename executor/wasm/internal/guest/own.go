@@ -7,6 +7,8 @@ import (
 	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/experimental/sys"
 	wasys "github.com/tetratelabs/wazero/sys"
+
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/abi"
 )
 
 // ownModule has what wasip1 lacks, for the shell: see package shell.
@@ -43,8 +45,10 @@ func (w *worker) own(ctx context.Context) error {
 			}
 		}), args, results).Export(name)
 	}
-	_, err := b.Instantiate(ctx)
-	return err
+	if _, err := b.Instantiate(ctx); err != nil {
+		return err
+	}
+	return abi.Export(ctx, w.rt, func(ctx context.Context) abi.Host { return instanceOf(ctx) })
 }
 
 // path reads a string of a guest's.

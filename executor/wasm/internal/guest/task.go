@@ -21,6 +21,7 @@ import (
 	"github.com/tetratelabs/wazero/experimental/sysfs"
 	wasys "github.com/tetratelabs/wazero/sys"
 
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/abi"
 	"github.com/sandboxd/sandboxd/executor/wasm/internal/tree"
 	"github.com/sandboxd/sandboxd/executor/wasm/internal/wire"
 )
@@ -48,6 +49,10 @@ type instance struct {
 	described []byte
 	tree      *tree.FS
 	before    usage
+
+	// called is the component's, while it may call the host.
+	called *abi.Instance
+	files  [][2]string // that it has as outputs
 }
 
 // swap is a file system that is another once there is a task.
@@ -63,21 +68,34 @@ func (f *fault) Error() string { return f.err.Error() }
 
 func (f *fault) Unwrap() error { return f.err }
 
-// task runs one task, or returns why there can be no more.
-func (w *worker) task(ctx context.Context) error {
+// instance is one that has no task yet.
+func (w *worker) instance(ctx context.Context) (*instance, error) {
 	i := &instance{worker: w, clock: clock{ctx: ctx, epoch: defaultEpoch}}
 	i.ctx = context.WithValue(experimental.WithMemoryAllocator(ctx, &i.mem), instanceKey{}, i)
 	nothing, err := tree.New(tree.Config{Now: i.clock.now, Epoch: defaultEpoch, MaxOpen: 16})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	i.fs = &swap{nothing}
+	return i, nil
+}
+
+// task runs one task, or returns why there can be no more.
+func (w *worker) task(ctx context.Context) error {
+	i, err := w.instance(ctx)
+	if err != nil {
+		return err
+	}
 	defer i.close()
 	if !w.waits {
 		i.begin()
 	}
 	var ended error
-	if i.err == nil {
+	switch {
+	case i.err != nil:
+	case w.world:
+		ended = i.component()
+	default:
 		ended = i.command()
 	}
 	i.begin() // of a module that ended without having asked for its task
@@ -204,6 +222,15 @@ func (i *instance) command() (err error) {
 			err = trapOf(x)
 		}
 	}()
+	m, err := i.rt.InstantiateModule(i.ctx, i.module, i.config())
+	if m != nil {
+		err = errors.Join(err, m.Close(i.ctx))
+	}
+	return err
+}
+
+// config is what a module is given.
+func (i *instance) config() wazero.ModuleConfig {
 	cfg := wazero.NewModuleConfig().WithName("").WithStdin(&i.stdin).
 		WithStdout(&stream{i.worker, wire.KindStdout}).WithStderr(&stream{i.worker, wire.KindStderr}).
 		WithFSConfig(wazero.NewFSConfig().(sysfs.FSConfig).WithSysFSMount(&counted{i.fs, &i.gc}, "/"))
@@ -215,11 +242,7 @@ func (i *instance) command() (err error) {
 			cfg = cfg.WithEnv(k, v)
 		}
 	}
-	m, err := i.rt.InstantiateModule(i.ctx, i.module, cfg)
-	if m != nil {
-		err = errors.Join(err, m.Close(i.ctx))
-	}
-	return err
+	return cfg
 }
 
 // trapOf makes an error of what was panicked with outside of a call.
@@ -273,13 +296,16 @@ func (c *counted) Lstat(p string) (wasys.Stat_t, sys.Errno) {
 
 // done tells how the task ended, and what it leaves.
 func (i *instance) done(ended error) error {
-	d := wire.Done{MemoryRefused: i.mem.refused, PeakMemory: int64(i.mem.peak)}
+	d := wire.Done{Files: i.files, MemoryRefused: i.mem.refused, PeakMemory: int64(i.mem.peak)}
 	var exit *wasys.ExitError
+	var declined *abi.TaskError
 	switch {
 	case errors.Is(i.err, io.EOF), errors.Is(i.err, errOrder):
 		return i.err
 	case i.err != nil:
 		fail(&d, i.err)
+	case errors.As(ended, &declined):
+		d.Declined = declined.Text
 	case errors.As(ended, &exit):
 		d.Code = exit.ExitCode()
 	case ended != nil:
@@ -305,7 +331,7 @@ func (i *instance) leaves(d *wire.Done) error {
 		sending = errors.Join(sending, wire.WriteJSON(i.out, k, v))
 		return sending
 	}
-	if d.Error == "" && d.Trap == "" && d.Code == 0 {
+	if d.Error == "" && d.Declined == "" && d.Trap == "" && d.Code == 0 {
 		missing, err := i.tree.Outputs(declared, func(e tree.Entry) error {
 			i.gc.called()
 			return send(wire.KindOutput, wire.Output{Path: []byte(e.Path), Mode: uint32(e.Mode), Number: e.Number, Size: e.Size, Target: []byte(e.Target)})

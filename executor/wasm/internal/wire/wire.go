@@ -4,7 +4,7 @@
 //
 //	executor → worker   Load, Module; then for each task: Task; replies: Reply
 //	worker → executor   Ready, or Failed and the end;
-//	                    for each task any of Stdout, Stderr, Log, Fetch, Store, Output,
+//	                    for each task any of Stdout, Stderr, Fetch, Store, Output,
 //	                    Undeclared; then Done
 //
 // Both Fetch and Store are answered by Reply. What a worker says is not trusted: it has run
@@ -28,11 +28,10 @@ const (
 	KindModule     Kind = 'M' // the module's bytes
 	KindTask       Kind = 'T' // a Task
 	KindReply      Kind = 'r' // a byte that is 1 for an error, and the content or the error's text
-	KindReady      Kind = 'R' // nothing
+	KindReady      Kind = 'R' // a byte that is 1 for a component, and 0 for a command
 	KindFailed     Kind = 'F' // why the module cannot be loaded
 	KindStdout     Kind = 'o' // a piece of that
 	KindStderr     Kind = 'e' // a piece of that
-	KindLog        Kind = 'l' // a Log
 	KindFetch      Kind = 'f' // the name of a blob
 	KindStore      Kind = 's' // a blob
 	KindOutput     Kind = 'O' // an Output
@@ -88,9 +87,6 @@ type Spec struct {
 	TimeoutSecs                   *uint64
 }
 
-// Log is a call of the function log.
-type Log struct{ Level, Message string }
-
 // Output is an entry of the declared outputs.
 type Output struct {
 	Path []byte
@@ -110,6 +106,8 @@ type Done struct {
 	// Error says why there is no result, Field which part of the task is at fault if one is.
 	Error string `json:",omitempty"`
 	Field string `json:",omitempty"`
+	// Declined is why a component would not run the task.
+	Declined string `json:",omitempty"`
 	// Refused says which quota a write met.
 	Refused string `json:",omitempty"`
 	// MemoryRefused says that it was refused memory; PeakMemory is what it had.

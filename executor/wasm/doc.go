@@ -5,7 +5,7 @@
 // [Config] names: a wasip1 command, or a component of the world in wit/executor.wit. The module runs
 // in a worker process, the program itself executed again, which runs one task at a time, each
 // in an instance of its own. A task that is to end is ended by killing its worker: nothing
-// else ends a guest in time, whatever it does (see package guest).
+// else ends a guest in time, whatever it does (see package process).
 //
 // # What a task sees
 //

@@ -2,7 +2,13 @@
 
 package wasm
 
-import "os/exec"
+import (
+	"os"
+	"os/exec"
+)
 
 // ownGroup does nothing here.
 func ownGroup(*exec.Cmd) {}
+
+// signalOf is 0, for there are no signals.
+func signalOf(*os.ProcessState) int { return 0 }

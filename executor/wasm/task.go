@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"slices"
@@ -24,6 +25,8 @@ const (
 	searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	// maxFiles bounds what a task makes of files, directories and links.
 	maxFiles = 1 << 18
+	// sigkill is what a worker is killed by.
+	sigkill = 9
 	// exitTrap is the exit code of a module that trapped: that of abort(3).
 	exitTrap = 128 + 6
 )
@@ -213,19 +216,32 @@ func (t *task) inWorker(ctx context.Context, scratch string) (*executor.TaskOutp
 		return nil, ctx.Err()
 	}
 	defer func() { t.seats <- s }()
-	select {
-	case <-s.ready:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	if s.err != nil {
-		err := s.err
-		s.fill(t.Executor, nil, nil)
-		if bad := (*ModuleError)(nil); errors.As(err, &bad) {
-			return nil, executor.Errorf(executor.Unsupported, "%w", bad)
+	for tries := 0; ; tries++ {
+		select {
+		case <-s.ready:
+		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
-		return nil, executor.Errorf(executor.Unavailable, "%w", err)
+		if s.err != nil {
+			err := s.err
+			s.fill(t.Executor, nil, nil)
+			if bad := (*ModuleError)(nil); errors.As(err, &bad) {
+				return nil, executor.Errorf(executor.Unsupported, "%w", bad)
+			}
+			return nil, executor.Errorf(executor.Unavailable, "%w", err)
+		}
+		out, err := t.with(ctx, s, scratch)
+		if !errors.Is(err, errGone) || tries > 0 {
+			return out, err
+		}
 	}
+}
+
+// errGone says that a worker had died before it was given the task.
+var errGone = errors.New("a worker died while it had nothing to do")
+
+// with runs the task with the worker of a seat.
+func (t *task) with(ctx context.Context, s *seat, scratch string) (*executor.TaskOutput, error) {
 	if s.worker.world {
 		if err := t.forComponent(); err != nil {
 			return nil, err
@@ -296,28 +312,31 @@ func (r *running) run(ctx context.Context, scratch string) (*executor.TaskOutput
 	close(over)
 	watch.Wait()
 	why, text := r.ended()
+	signal := sigkill
 	if err != nil || why != "" {
+		// What it is that a worker died of is the worker's to tell, unless we end it.
+		itself := why == "" && !errors.Is(err, errGone) && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF))
 		r.lost = true
 		r.worker.kill()
+		err = errors.Join(err, r.worker.reap())
+		if itself {
+			why, text, signal = r.worker.died()
+		}
 	}
 	if err != nil && why == "" {
-		if waitErr := r.worker.reap(); waitErr != nil {
-			err = errors.Join(err, waitErr)
-		}
-		return nil, errors.Join(fmt.Errorf("worker: %w; %s", err, r.worker.stderr), r.abort())
+		r.abort()
+		return nil, fmt.Errorf("worker: %w; %s", err, r.worker.stderr)
 	}
 	out := &executor.TaskOutput{Duration: took, UndeclaredWrites: r.undeclared}
+	r.applied(out)
 	if out.Stdout, out.Stderr, err = r.finish(); err != nil {
 		return nil, err
 	}
-	r.applied(out)
 	if why != "" {
-		err := r.worker.reap()
-		if s := r.worker.cmd.ProcessState; s != nil {
-			out.Usage.CPUUser, out.Usage.CPUSystem = max(0, s.UserTime()-r.worker.userBefore), max(0, s.SystemTime()-r.worker.systemBefore)
-		}
-		out.Cause, out.Evidence, out.ExitCode, out.Signal = why, text, 128+9, 9
-		return out, err
+		s := r.worker.cmd.ProcessState
+		out.Usage.CPUUser, out.Usage.CPUSystem = max(0, s.UserTime()-r.worker.userBefore), max(0, s.SystemTime()-r.worker.systemBefore)
+		out.Cause, out.Evidence, out.Signal, out.ExitCode = why, text, signal, 128+signal
+		return out, nil
 	}
 	return out, r.judge(ctx, scratch, done, out)
 }
@@ -341,7 +360,10 @@ func (r *running) converse(scratch string) (*wire.Done, error) {
 		o.Spec = r.componentSpec()
 	}
 	if err := wire.WriteJSON(r.worker.in, wire.KindTask, o); err != nil {
-		return nil, err
+		return nil, errors.Join(errGone, err)
+	}
+	if k, _, err := r.worker.next(); err != nil || k != wire.KindBegun {
+		return nil, errors.Join(errGone, err)
 	}
 	for {
 		k, body, err := r.worker.next()
@@ -395,10 +417,9 @@ func (r *running) take(s *stream, p []byte) error {
 	return nil
 }
 
-func (r *running) abort() error {
+func (r *running) abort() {
 	r.stdout.abort()
 	r.stderr.abort()
-	return nil
 }
 
 func (r *running) finish() (stdout, stderr executor.Stream, err error) {

@@ -11,7 +11,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/sandboxd/sandboxd/executor/wasm/internal/guest"
+	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/process"
 	"github.com/sandboxd/sandboxd/executor/wasm/internal/wire"
 )
 
@@ -36,7 +37,7 @@ func startWorker(cfg *Config, stop <-chan struct{}) (w *worker, err error) {
 	if err != nil {
 		return nil, err
 	}
-	w = &worker{cmd: exec.Command(path, guest.Name), stderr: &tail{}}
+	w = &worker{cmd: exec.Command(path, process.Name), stderr: &tail{}}
 	w.cmd.Env = workerEnv()
 	w.cmd.Stderr = w.stderr
 	ownGroup(w.cmd)
@@ -146,6 +147,20 @@ func (w *worker) reap() error {
 		return err
 	}
 	return nil
+}
+
+// died says, of one that was reaped, why it did where the reason is the task's: for its memory, or by a signal.
+func (w *worker) died() (why executor.Cause, text string, signal int) {
+	s := w.cmd.ProcessState
+	said := w.stderr.String()
+	switch {
+	case s == nil:
+	case strings.Contains(said, "out of memory") || strings.Contains(said, "cannot allocate memory"):
+		return executor.CauseOOMKilled, "the worker could get no more memory: " + s.String(), sigkill
+	case signalOf(s) != 0:
+		return executor.CauseSignaled, "wait status of the worker: " + s.String(), signalOf(s)
+	}
+	return "", "", 0
 }
 
 // tail keeps the end of what a worker says that is no frame: why it crashed.

@@ -120,9 +120,17 @@ func (f *FS) Symlink(target, p string) sys.Errno {
 	if e != 0 {
 		return e
 	}
+	if f.targets+len(target) > maxTargets {
+		at.dir().area.refused = true
+		return sys.EIO
+	}
 	n := f.inode(fs.ModeSymlink|0o777, at.dir().area)
 	n.target, n.size = strings.Clone(target), int64(len(target)) // it lies in the guest's memory
-	return f.create(at, n)
+	if e := f.create(at, n); e != 0 {
+		return e
+	}
+	f.targets += len(target)
+	return 0
 }
 
 // Readlink implements sys.FS.
@@ -291,7 +299,7 @@ func (f *FS) move(n *inode, to *area) sys.Errno {
 	return 0
 }
 
-// Chmod implements sys.FS. wasip1 has no call for it: see package guest.
+// Chmod implements sys.FS. wasip1 has no call for it: see package process.
 func (f *FS) Chmod(p string, mode fs.FileMode) sys.Errno {
 	at, e := f.existing(p, true)
 	switch {

@@ -48,6 +48,8 @@ const (
 	// maxMemory is how much content is kept in memory, maxSmall of one file.
 	maxMemory = 32 << 20
 	maxSmall  = 64 << 10
+	// maxTargets bounds what the task's links lead to, together, which is in memory.
+	maxTargets = 64 << 20
 	// maxKnown bounds how many entries of the machine's directories are known at a time.
 	maxKnown = 1_000_000
 )
@@ -100,6 +102,7 @@ type FS struct {
 	known    int // entries of the machine's directories
 	open     int
 	memory   int64
+	targets  int
 	files    int // numbered files so far
 }
 
@@ -510,6 +513,9 @@ func (f *FS) release(n *inode) {
 	if n.counted {
 		n.counted = false
 		f.made--
+	}
+	if n.from == nil {
+		f.targets -= len(n.target)
 	}
 	if n.mode.IsRegular() && n.from == nil {
 		n.area.used -= n.size

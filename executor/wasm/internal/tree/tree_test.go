@@ -578,7 +578,7 @@ func FuzzTree(f *testing.F) {
 			t.Errorf("%d handles are open", fs.open)
 		}
 		used := map[*area]int64{}
-		made, memory := 0, int64(0)
+		made, memory, targets := 0, int64(0), 0
 		numbers := map[string]bool{}
 		seen := map[*inode]int{}
 		var walk func(*inode)
@@ -589,6 +589,9 @@ func FuzzTree(f *testing.F) {
 			}
 			if n.counted {
 				made++
+			}
+			if n.from == nil {
+				targets += len(n.target)
 			}
 			if n.mode.IsRegular() && n.from == nil {
 				used[n.area] += n.size
@@ -615,7 +618,7 @@ func FuzzTree(f *testing.F) {
 		if fs.work.used != used[&fs.work] || fs.scratch.used != used[&fs.scratch] || fs.readonly.used != 0 {
 			t.Errorf("in use are %d and %d bytes, counted %d and %d", used[&fs.work], used[&fs.scratch], fs.work.used, fs.scratch.used)
 		}
-		if fs.made != made || fs.memory != memory {
+		if fs.made != made || fs.memory != memory || fs.targets != targets {
 			t.Errorf("there are %d files and %d bytes in memory, counted %d and %d", made, memory, fs.made, fs.memory)
 		}
 		es, err := os.ReadDir(scratch)

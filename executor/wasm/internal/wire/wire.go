@@ -4,7 +4,7 @@
 //
 //	executor → worker   Load, Module; then for each task: Task; replies: Reply
 //	worker → executor   Ready, or Failed and the end;
-//	                    for each task any of Stdout, Stderr, Fetch, Store, Output,
+//	                    for each task Begun, any of Stdout, Stderr, Fetch, Store, Output,
 //	                    Undeclared; then Done
 //
 // Both Fetch and Store are answered by Reply. What a worker says is not trusted: it has run
@@ -30,6 +30,7 @@ const (
 	KindReply      Kind = 'r' // a byte that is 1 for an error, and the content or the error's text
 	KindReady      Kind = 'R' // a byte that is 1 for a component, and 0 for a command
 	KindFailed     Kind = 'F' // why the module cannot be loaded
+	KindBegun      Kind = 'B' // nothing: the Task was taken
 	KindStdout     Kind = 'o' // a piece of that
 	KindStderr     Kind = 'e' // a piece of that
 	KindFetch      Kind = 'f' // the name of a blob

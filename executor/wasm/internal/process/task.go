@@ -1,4 +1,4 @@
-package guest
+package process
 
 import (
 	"bytes"
@@ -125,6 +125,9 @@ func (i *instance) take() error {
 	if err := json.Unmarshal(b, o); err != nil {
 		return err
 	}
+	if err := wire.Write(i.out, wire.KindBegun, nil); err != nil {
+		return err
+	}
 	i.order, i.before = o, used()
 	if o.Epoch != 0 {
 		i.clock.epoch = o.Epoch
@@ -134,6 +137,7 @@ func (i *instance) take() error {
 	}
 	i.fs.FS = i.tree
 	i.mem.limit = uint64(o.MemoryBytes)
+	limit(o.MemoryBytes)
 	i.stdin.Reset(o.Stdin)
 	i.described = description(o)
 	return nil

@@ -1,10 +1,10 @@
-// Package guest is a worker process: the program that imports it, executed again. It compiles
+// Package process is a worker process: the program that imports it, executed again. It compiles
 // one module, and runs it for one task after another, each in an instance of its own.
 //
 // A guest cannot be interrupted, nor does the garbage collector get its turn while it is busy. So
 // a task is ended by killing its worker, and collections happen here only where the guest
 // waits for us, or is gone: see collector.
-package guest
+package process
 
 import (
 	"bufio"
@@ -39,6 +39,7 @@ func init() {
 
 // run is the process. It ends with its standard input.
 func run() int {
+	sacrifice()
 	debug.SetGCPercent(-1)
 	// A guest holds a processor and does not give it back; its executor is to be heard.
 	runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0)))

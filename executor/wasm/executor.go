@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"runtime"
 	"sync"
 	"time"
@@ -72,6 +73,22 @@ type seat struct {
 	ready  chan struct{}
 	worker *worker
 	err    error
+	// scratch is an empty directory for what a task writes; "" if there is none yet.
+	scratch string
+}
+
+// sweep removes what a task left in the scratch directory.
+func (s *seat) sweep() error {
+	d, err := os.Open(s.scratch)
+	if err == nil {
+		_, err = d.Readdirnames(1)
+		err = errors.Join(err, d.Close())
+	}
+	if errors.Is(err, io.EOF) { // it is empty
+		return nil
+	}
+	err, s.scratch = os.RemoveAll(s.scratch), ""
+	return err
 }
 
 // fill starts a worker, once after is closed, and closes done if that is not nil.

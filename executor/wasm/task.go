@@ -146,12 +146,7 @@ func (t *task) sign(ctx context.Context) (action.Signature, error) {
 
 // run runs the task, and stores the result if it may be.
 func (t *task) run(ctx context.Context, store bool) (out *executor.TaskOutput, err error) {
-	scratch, err := t.cfg.Cache.TempDir()
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
-	if out, err = t.inWorker(ctx, scratch); err != nil {
+	if out, err = t.inWorker(ctx); err != nil {
 		return nil, err
 	}
 	if store {
@@ -208,7 +203,7 @@ func (t *task) order(scratch string) wire.Task {
 }
 
 // inWorker waits for a worker, has it run the task, and collects what it made.
-func (t *task) inWorker(ctx context.Context, scratch string) (*executor.TaskOutput, error) {
+func (t *task) inWorker(ctx context.Context) (*executor.TaskOutput, error) {
 	var s *seat
 	select {
 	case s = <-t.seats:
@@ -230,7 +225,7 @@ func (t *task) inWorker(ctx context.Context, scratch string) (*executor.TaskOutp
 			}
 			return nil, executor.Errorf(executor.Unavailable, "%w", err)
 		}
-		out, err := t.with(ctx, s, scratch)
+		out, err := t.with(ctx, s)
 		if !errors.Is(err, errGone) || tries > 0 {
 			return out, err
 		}
@@ -241,7 +236,7 @@ func (t *task) inWorker(ctx context.Context, scratch string) (*executor.TaskOutp
 var errGone = errors.New("a worker died while it had nothing to do")
 
 // with runs the task with the worker of a seat.
-func (t *task) with(ctx context.Context, s *seat, scratch string) (*executor.TaskOutput, error) {
+func (t *task) with(ctx context.Context, s *seat) (out *executor.TaskOutput, err error) {
 	if s.worker.world {
 		if err := t.forComponent(); err != nil {
 			return nil, err
@@ -249,12 +244,21 @@ func (t *task) with(ctx context.Context, s *seat, scratch string) (*executor.Tas
 	}
 	r := &running{task: t, worker: s.worker, stdout: stream{t: t, kind: executor.EventStdout}, stderr: stream{t: t, kind: executor.EventStderr}}
 	r.blobs = &blobs{task: t, ctx: ctx}
-	out, err := r.run(ctx, scratch)
+	if s.scratch == "" {
+		if s.scratch, err = t.cfg.Cache.TempDir(); err != nil {
+			return nil, err
+		}
+	}
+	out, err = r.run(ctx, s.scratch)
+	err = errors.Join(err, s.sweep())
 	if r.lost {
 		err = errors.Join(err, s.worker.reap())
 		s.fill(t.Executor, nil, nil)
 	}
-	return out, err
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // running is a task in a worker.

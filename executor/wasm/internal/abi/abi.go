@@ -91,30 +91,34 @@ func Check(exports map[string]api.FunctionDefinition, memories map[string]api.Me
 
 // Instance is an instance of a module that Check found good. It is for one goroutine.
 type Instance struct {
-	m api.Module
+	m       api.Module
+	realloc api.Function
 	// closed says that the guest may not call the host now: it allocates for us, or cleans up.
 	closed bool
 }
 
 // NewInstance returns the instance that m is.
-func NewInstance(m api.Module) *Instance { return &Instance{m: m} }
+func NewInstance(m api.Module) *Instance {
+	return &Instance{m: m, realloc: m.ExportedFunction(realloc)}
+}
 
 // MayCall says whether the guest may call the host at this moment.
 func (i *Instance) MayCall() bool { return !i.closed }
 
-// call calls an export with the host closed to it, as the ABI has it for all but the call proper.
-func (i *Instance) call(ctx context.Context, name string, args ...uint64) ([]uint64, error) {
+// call calls f with the host closed to it, as the ABI has it for all but the call proper.
+func (i *Instance) call(ctx context.Context, f api.Function, args ...uint64) ([]uint64, error) {
 	i.closed = true
 	defer func() { i.closed = false }()
-	return i.m.ExportedFunction(name).Call(ctx, args...)
+	return f.Call(ctx, args...)
 }
 
 // post calls what a function wants called once its result was lifted.
 func (i *Instance) post(ctx context.Context, name string, arg uint64) error {
-	if i.m.ExportedFunction(postPrefix+name) == nil {
+	f := i.m.ExportedFunction(postPrefix + name)
+	if f == nil {
 		return nil
 	}
-	_, err := i.call(ctx, postPrefix+name, arg)
+	_, err := i.call(ctx, f, arg)
 	return err
 }
 
@@ -205,7 +209,7 @@ func (l *lower) alloc(align, size uint32) uint32 {
 	if l.err != nil || size == 0 {
 		return align // which is aligned, and not null
 	}
-	r, err := l.i.call(l.ctx, realloc, 0, 0, uint64(align), uint64(size))
+	r, err := l.i.call(l.ctx, l.i.realloc, 0, 0, uint64(align), uint64(size))
 	if err != nil {
 		l.err = err
 		return 0

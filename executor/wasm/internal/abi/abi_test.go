@@ -58,7 +58,7 @@ func good() []byte {
 }
 
 func TestResult(t *testing.T) {
-	out, err := NewInstance(module{memory: memory{b: good()}}).result(8)
+	out, err := (&Instance{m: module{memory: memory{b: good()}}}).result(8)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +68,7 @@ func TestResult(t *testing.T) {
 	}
 	b := good()
 	b[8] = 1
-	if out, err := NewInstance(module{memory: memory{b: b}}).result(8); out != nil || err.Error() != "sig" {
+	if out, err := (&Instance{m: module{memory: memory{b: b}}}).result(8); out != nil || err.Error() != "sig" {
 		t.Errorf("%+v, %v", out, err)
 	}
 }
@@ -78,7 +78,7 @@ func FuzzResult(f *testing.F) {
 	f.Add(good(), uint32(8))
 	f.Add([]byte{}, uint32(0xfffffff8))
 	f.Fuzz(func(t *testing.T, b []byte, at uint32) {
-		out, err := NewInstance(module{memory: memory{b: b}}).result(at)
+		out, err := (&Instance{m: module{memory: memory{b: b}}}).result(at)
 		if (out == nil) == (err == nil) {
 			t.Fatalf("%+v with %v", out, err)
 		}

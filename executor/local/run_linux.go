@@ -194,7 +194,7 @@ func (t *task) run(ctx context.Context, store bool) (*executor.TaskOutput, error
 	if err != nil {
 		return nil, err
 	}
-	t.gc.stored(action.BlobBytes(out))
+	t.gc.Stored(action.BlobBytes(out))
 	if store {
 		out.Signature = executor.Signature(t.signature.String())
 	}

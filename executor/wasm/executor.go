@@ -15,6 +15,7 @@ import (
 
 	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/internal/action"
 )
 
 // Executor runs tasks in WebAssembly. It is an executor.Executor.
@@ -23,6 +24,7 @@ type Executor struct {
 	log   logrus.FieldLogger
 	root  string // names what tasks run on, in their signatures
 	seats chan *seat
+	gc    *action.Collector
 	born  time.Time
 	stop  chan struct{} // closed by Close: workers that load give up
 
@@ -51,6 +53,7 @@ func New(cfg Config) (*Executor, error) {
 	if cfg.RealClock {
 		e.root += " real-clock"
 	}
+	e.gc = action.NewCollector(cfg.Cache, cfg.Logger)
 	e.life, e.cancel = context.WithCancel(context.Background())
 	e.status.Healthy = true
 	// The first worker compiles, for all.
@@ -129,6 +132,7 @@ func (e *Executor) Close(ctx context.Context) error {
 		return e.end
 	}
 	close(e.stop)
+	e.gc.Close(ctx)
 	var errs []error
 	for range e.cfg.MaxParallel {
 		s := <-e.seats

@@ -149,6 +149,7 @@ func (t *task) run(ctx context.Context, store bool) (out *executor.TaskOutput, e
 	if out, err = t.inWorker(ctx); err != nil {
 		return nil, err
 	}
+	t.gc.Stored(action.BlobBytes(out))
 	if store {
 		out.Signature = executor.Signature(t.signature.String())
 	}

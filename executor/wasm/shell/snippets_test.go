@@ -318,3 +318,28 @@ func compare(t *testing.T, who string, want, got outcome) {
 		t.Logf("errors of %s:\n%s\nof wasm:\n%s", who, want.stderr, got.stderr)
 	}
 }
+
+// TestJobs runs what a build really does, as a script of some length.
+func TestJobs(t *testing.T) {
+	if _, err := exec.LookPath("bash"); err != nil {
+		testutil.Require(t, false, "there is no bash to compare with")
+	}
+	syscall.Umask(0o022)
+	for _, name := range []string{"site.sh", "install.sh"} {
+		t.Run(name, func(t *testing.T) {
+			script, err := os.ReadFile("testdata/" + name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			args := []string{"sh", "-c", string(script), "sh"}
+			bash := inBash(t, newRoot(t), string(script))
+			native := natively(t, newRoot(t), args)
+			wasm := inWasm(t, newRoot(t), args)
+			compare(t, "the module and the native build", native, wasm)
+			compare(t, "bash", bash, wasm)
+			if len(bash.stdout) < 100 {
+				t.Errorf("bash wrote only %q, and %q", bash.stdout, bash.stderr)
+			}
+		})
+	}
+}

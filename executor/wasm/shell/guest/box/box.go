@@ -5,28 +5,43 @@ package box
 
 import (
 	"bufio"
+	"fmt"
 	"io"
+	"maps"
 	"strings"
 
+	"github.com/sandboxd/sandboxd/executor/wasm/shell/guest/sed"
 	"github.com/sandboxd/sandboxd/executor/wasm/shell/guest/tool"
 )
 
 // Tools returns all tools by their names.
 func Tools() map[string]tool.Func {
-	return map[string]tool.Func{
+	all := sums()
+	maps.Copy(all, map[string]tool.Func{
+		"awk":      awk,
 		"basename": basename,
 		"cat":      cat,
 		"chmod":    chmod,
+		"chown":    chown,
+		"chgrp":    chown,
+		"cmp":      cmpTool,
 		"cp":       cp,
+		"cut":      cut,
 		"date":     date,
+		"diff":     diff,
 		"dirname":  dirname,
 		"echo":     echo,
-		"cut":      cut,
-		"sort":     sort,
-		"tr":       tr,
-		"uniq":     uniq,
+		"egrep":    egrep,
 		"env":      env,
+		"expr":     expr,
+		"fgrep":    fgrep,
+		"find":     find,
+		"grep":     grep,
+		"gunzip":   gunzip,
+		"gzip":     gzipTool,
 		"head":     head,
+		"install":  install,
+		"jq":       jq,
 		"ln":       ln,
 		"ls":       ls,
 		"mkdir":    mkdir,
@@ -38,15 +53,26 @@ func Tools() map[string]tool.Func {
 		"realpath": realpath,
 		"rm":       rm,
 		"rmdir":    rmdir,
+		"sed":      sed.Run,
 		"seq":      seq,
 		"sleep":    sleep,
+		"sort":     sort,
+		"stat":     stat,
 		"tail":     tail,
+		"tar":      tarTool,
 		"tee":      tee,
+		"timeout":  timeout,
 		"touch":    touch,
+		"tr":       tr,
 		"uname":    uname,
+		"uniq":     uniq,
 		"wc":       wc,
+		"which":    which,
+		"xargs":    xargs,
 		"yes":      yes,
-	}
+		"zcat":     zcat,
+	})
+	return all
 }
 
 // maxLine is the longest line that a tool takes: it must fit into memory several times.
@@ -85,7 +111,10 @@ func lines(r io.Reader, end byte, fn func(line string, ended bool) bool) error {
 	}
 }
 
+// errString is an error in the words of the tool that is imitated.
 type errString string
+
+func errorf(format string, a ...any) error { return errString(fmt.Sprintf(format, a...)) }
 
 func (e errString) Error() string { return string(e) }
 

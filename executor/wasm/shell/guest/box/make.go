@@ -103,7 +103,7 @@ func rmdir(_ context.Context, c *tool.Call) int {
 				err = syscall.ENOTDIR
 			}
 			if err == nil {
-				err = notEmpty(c, n, os.Remove(c.Path(n)))
+				err = notEmpty(os.Remove(c.Path(n)))
 			}
 			if err != nil {
 				if !f.Has("ignore-fail-on-non-empty") || !errors.Is(err, syscall.ENOTEMPTY) {
@@ -123,7 +123,7 @@ func rmdir(_ context.Context, c *tool.Call) int {
 }
 
 // notEmpty gives the error its usual name, where a system has another.
-func notEmpty(c *tool.Call, name string, err error) error {
+func notEmpty(err error) error {
 	if errors.Is(err, fs.ErrExist) {
 		return syscall.ENOTEMPTY
 	}
@@ -191,7 +191,7 @@ func remove(c *tool.Call, name string, fi fs.FileInfo, f tool.Flags) bool {
 			}
 		}
 	}
-	if err := notEmpty(c, name, os.Remove(c.Path(name))); err != nil {
+	if err := notEmpty(os.Remove(c.Path(name))); err != nil {
 		c.Errorf("cannot remove '%s': %s", name, tool.Text(err))
 		return false
 	}
@@ -427,6 +427,31 @@ func chmod(_ context.Context, c *tool.Call) int {
 	}
 	for _, n := range names {
 		change(n, true)
+	}
+	return status
+}
+
+// chown is for scripts that give files to root, to whom all belong.
+func chown(_ context.Context, c *tool.Call) int {
+	f, names, status, ok := c.Parse(tool.Options{Short: "RhvfcHLP", Long: "recursive=R no-dereference=h verbose=v silent=f quiet=f changes=c"})
+	if !ok {
+		return status
+	}
+	if len(names) < 2 {
+		return c.Usage(1, "missing operand")
+	}
+	for who := range strings.FieldsFuncSeq(names[0], func(r rune) bool { return r == ':' || r == '.' }) {
+		if who != "root" && who != "0" {
+			return c.Fail("invalid user: '%s': all files are root's in the wasm shell", names[0])
+		}
+	}
+	for _, n := range names[1:] {
+		if _, err := c.Lstat(n); err != nil {
+			if !f.Has("f") {
+				c.Errorf("cannot access '%s': %s", n, tool.Text(err))
+			}
+			status = 1
+		}
 	}
 	return status
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/sandboxd/sandboxd/executor/wasm/shell/guest/tool"
@@ -47,6 +48,12 @@ func (r *runner) intercept(ctx context.Context, args []string) ([]string, error)
 		return r.typeOf(ctx, args), nil
 	case "trap":
 		return trap(args), nil
+	case trapInSubshell:
+		args = trap(append([]string{"trap"}, args[1:]...))
+		if len(args) > 3 && slices.Contains(args[3:], "EXIT") && args[1] == "--" && args[2] != "" {
+			return fail(ctx, 1, "trap: EXIT within a subshell is not supported in the wasm shell"), nil
+		}
+		return args, nil
 	case "set":
 		return set(args), nil
 	case "cd":

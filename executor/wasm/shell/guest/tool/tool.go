@@ -172,11 +172,19 @@ func (c *Call) Usage(status int, format string, a ...any) int {
 // Child runs args as a command with c's streams, directory and environment, after
 // what c has written so far. Only a tool under [Run] may call it.
 func (c *Call) Child(ctx context.Context, args []string) int {
+	return c.Exec(ctx, c.Command(args, c.raw.Stdin))
+}
+
+// Command is what Child runs, with another standard input.
+func (c *Call) Command(args []string, in io.Reader) *Call {
 	c.Out.Flush()
 	child := *c.raw
-	child.Args, child.Dir, child.Env = args, c.Dir, c.Env
-	return c.Exec(ctx, &child)
+	child.Args, child.Dir, child.Env, child.Stdin = args, c.Dir, c.Env, in
+	return &child
 }
+
+// Raw is the standard input as it is passed on to another command.
+func (c *Call) Raw() io.Reader { return c.raw.Stdin }
 
 // Getenv returns the value of an exported variable, empty if there is none.
 func (c *Call) Getenv(name string) string {

@@ -85,8 +85,8 @@ cover: deps-build deps-test vmtools build ## what the tests of both cover: bin/c
 check: deps-build deps-check ## vet, lint, formatting, generated code, other systems, modules
 	@GO='$(GO)' TAGS='$(TAGS)' .ci/check
 
-generate: deps-check ## the Go code of the protobuf messages
-	GO='$(GO)' $(GO) generate ./executor/executorpb
+generate: deps-check ## the Go code of the protobuf messages, and the wasm shell
+	GO='$(GO)' $(GO) generate ./executor/executorpb ./executor/wasm/shell
 
 bench: BENCH_TABLES := $(CURDIR)/benchmarks/$(shell date -u +%Y-%m-%d-%H%M).md
 bench: build ## what a task costs, next to a bare exec, bwrap and runc; the tables are kept in benchmarks/

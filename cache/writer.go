@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -329,4 +330,14 @@ func now() time.Time {
 	var b [2]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return time.Now().Truncate(time.Millisecond).Add(time.Duration(int(b[0])<<8 | int(b[1])))
+}
+
+// TempDir makes an empty directory for what is perhaps to be put into the cache, and returns its absolute path. It is
+// removed by whoever has done with it, at the latest by Close; or by another process's Open, if this one was killed.
+func (c *Cache) TempDir() (string, error) {
+	name := c.own + "/" + randomName()
+	if err := c.root.Mkdir(name, 0o700); err != nil {
+		return "", fmt.Errorf("temporary directory: %w", explain(c.root, err))
+	}
+	return filepath.Abs(filepath.Join(c.root.Name(), filepath.FromSlash(name)))
 }

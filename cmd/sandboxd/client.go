@@ -43,6 +43,9 @@ func (e *env) socket(flag string) (path string, named bool) {
 
 // backendFor finds who runs the task: the daemon, or this process.
 func (e *env) backendFor(ctx context.Context, how runFlags) (backend, error) {
+	if how.backend == backendWasm {
+		return e.openRunWasm(ctx, how)
+	}
 	path, named := e.socket(how.socket)
 	local := how.local
 	if !local && !named && e.root {
@@ -53,7 +56,7 @@ func (e *env) backendFor(ctx context.Context, how runFlags) (backend, error) {
 	case local:
 		return e.openLocal(ctx, how)
 	case how.cacheDir != "" || how.configFile != "":
-		return nil, usagef("--cache-dir and --config are for --local; the daemon at %s has its own", path)
+		return nil, usagef("--cache-dir and --config are for --local and --backend wasm; the daemon at %s has its own", path)
 	}
 	return e.connect(ctx, path)
 }

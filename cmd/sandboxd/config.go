@@ -61,6 +61,7 @@ type config struct {
 	// rules is Access with its names looked up, by validate.
 	rules   local.Access
 	Network networkConfig `toml:"network"`
+	Wasm    wasmConfig    `toml:"wasm"`
 }
 
 type networkConfig struct {
@@ -73,6 +74,15 @@ type networkConfig struct {
 	// ResolvConf names the resolvers that such tasks' names are resolved by, as resolv.conf(5)
 	// does. Default: the host's.
 	ResolvConf string `toml:"resolv_conf"`
+}
+
+type wasmConfig struct {
+	// CodeDir keeps compiled modules, which are native code: nobody else may write there. Default: wasm in
+	// cache_dir.
+	CodeDir string `toml:"code_dir"`
+	// RealClock has tasks see the time, and randomness. Otherwise the time is that of
+	// SOURCE_DATE_EPOCH in their environment, or fixed, so that the same task comes to the same result.
+	RealClock bool `toml:"real_clock"`
 }
 
 // prefixes is all that is denied, and never nil.
@@ -205,6 +215,9 @@ func (c *config) validate() error {
 	}
 	if len(c.Socket) > maxSocketPath {
 		return fmt.Errorf("socket: %q is %d bytes long; the kernel takes few, use at most %d", c.Socket, len(c.Socket), maxSocketPath)
+	}
+	if c.Wasm.CodeDir != "" && !filepath.IsAbs(c.Wasm.CodeDir) {
+		return fmt.Errorf("wasm.code_dir: %q is not an absolute path; begin it with /", c.Wasm.CodeDir)
 	}
 	if c.StateDir == c.CacheDir {
 		return fmt.Errorf("cache_dir: %q is the state_dir as well; use two directories", c.CacheDir)

@@ -111,6 +111,8 @@ func TestCheckConfig(t *testing.T) {
 		{"[network]\ndeny = [\"10.0.0.1/8\"]", "network.deny: \"10.0.0.1/8\" has bits beyond its length; write 10.0.0.0/8"},
 		{"[network]\ndeny = [\"example\"]", "network.deny: \"example\" is not an address"},
 		{"max_parallel = ", "c.toml:1:"},
+		{"[wasm]\nreal_clock = true\ncode_dir = \"/x\"", "ok"},
+		{"[wasm]\ncode_dir = \"x\"", "wasm.code_dir: \"x\" is not an absolute path"},
 		{"shutdown_grace = 30", "duration"},
 		{"shutdown_grace = \"soon\"", `"soon" is not a duration`},
 		{"shutdown_grace = \"2h\"", "shutdown_grace: 2h0m0s is out of range"},

@@ -23,6 +23,9 @@ import (
 type parts struct {
 	// openHost makes what runs tasks here. Its Close unmakes all of it.
 	openHost func(ctx context.Context, c config, log logrus.FieldLogger) (host, error)
+	// openWasm makes what runs tasks in WebAssembly, by a module's file or where that is empty by the
+	// embedded shell. Its Close unmakes all of it.
+	openWasm func(ctx context.Context, c config, module string, log logrus.FieldLogger) (withBlobs, error)
 	// newServer offers a host on a socket.
 	newServer func(h host, log logrus.FieldLogger) server
 	// dial reaches a server.
@@ -33,8 +36,7 @@ type parts struct {
 
 // host runs tasks on this machine and holds their blobs.
 type host interface {
-	executor.Executor
-	OpenBlob(ctx context.Context, d executor.Digest) (io.ReadCloser, error)
+	withBlobs
 	// Healthy returns an error where no task can be started, and does not return where
 	// that would hang.
 	Healthy() error
@@ -42,6 +44,12 @@ type host interface {
 	Reconfigure(c config)
 	// Refuse answers the tasks that wait, and all that come later, with Unavailable.
 	Refuse()
+}
+
+// withBlobs runs tasks and holds their blobs.
+type withBlobs interface {
+	executor.Executor
+	OpenBlob(ctx context.Context, d executor.Digest) (io.ReadCloser, error)
 }
 
 // server is an rpc.Server.
@@ -59,7 +67,11 @@ type backend interface {
 }
 
 func systemParts() parts {
-	return parts{openHost: openHost, newServer: newServer, dial: dial, check: check}
+	return parts{openHost: openHost, openWasm: openWasmAlone, newServer: newServer, dial: dial, check: check}
+}
+
+func openWasmAlone(ctx context.Context, c config, module string, log logrus.FieldLogger) (withBlobs, error) {
+	return openWasm(ctx, c, module, log)
 }
 
 // A task's way, from the socket to the sandbox and back:
@@ -67,7 +79,7 @@ func systemParts() parts {
 //	rpc.Server → executor.Serve → logged → pool.Pool → local.Executor → cache, sandbox
 
 func openHost(ctx context.Context, c config, log logrus.FieldLogger) (host, error) {
-	h := &pooled{config: c, log: log, open: map[string]localHost{}}
+	h := &pooled{config: c, log: log, open: map[string]member{}}
 	p, err := pool.New(ctx, pool.Config{Executors: c.executors(), Open: h.openExecutor, MayRaise: h.mayRaise, Logger: log})
 	if err != nil {
 		return nil, err
@@ -83,43 +95,54 @@ type pooled struct {
 
 	mu     sync.Mutex
 	config config
-	open   map[string]localHost // by name, the last that was opened
+	open   map[string]member // by name, the last that was opened
+}
+
+// member is one of a pool's executors, with its cache.
+type member interface {
+	executor.Executor
+	reconfigure(c config)
 }
 
 // openExecutor opens a backend.
-func (h *pooled) openExecutor(_ context.Context, e pool.ExecutorConfig) (executor.Executor, error) {
+func (h *pooled) openExecutor(ctx context.Context, e pool.ExecutorConfig) (executor.Executor, error) {
+	c := h.current()
+	c.StateDir, c.CacheDir, c.MaxParallel = e.StateDir, e.CacheDir, e.MaxParallel
+	var m member
+	var err error
 	switch e.Backend {
 	case pool.Local:
-		return h.openLocal(e)
-	case pool.Wasm, pool.Remote:
-		return nil, executor.Errorf(executor.Unsupported, "this version has no backend %s; use local, or remove the executor from the configuration", e.Backend)
+		m, err = openLocal(c, h.log)
+	case pool.Wasm:
+		m, err = openWasm(ctx, c, e.ComponentPath, h.log)
+	default:
+		return nil, executor.Errorf(executor.Unsupported, "this version has no backend %s; use local or wasm, or remove the executor from the configuration", e.Backend)
 	}
-	return nil, fmt.Errorf("backend %q is unknown", e.Backend)
+	if err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.open[e.Name] = m
+	m.reconfigure(h.config) // which may have changed meanwhile
+	return m, nil
 }
 
-func (h *pooled) openLocal(e pool.ExecutorConfig) (executor.Executor, error) {
-	c := h.current()
-	store, err := cache.Open(e.CacheDir, cache.Config{MaxBytes: int64(c.CacheMaxBytes), OnCorrupt: func(d cache.Digest) {
-		h.log.WithField("digest", d.String()).Warn("a blob of the cache was damaged and is removed; look after its disk, and run sandboxd cache verify")
-	}})
+func openLocal(c config, log logrus.FieldLogger) (member, error) {
+	store, err := openCache(c, log)
 	if err != nil {
-		return nil, fmt.Errorf("cache: %w", err)
+		return nil, err
 	}
 	cfg, err := localConfig(c)
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
-	cfg.StateDir, cfg.MaxParallel, cfg.Cache, cfg.Logger = e.StateDir, e.MaxParallel, store, h.log
+	cfg.Cache, cfg.Logger = store, log
 	x, err := local.New(cfg)
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
-	l := localHost{x, store}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.open[e.Name] = l
-	l.reconfigure(h.config) // which may have changed meanwhile
-	return l, nil
+	return localHost{x, store}, nil
 }
 
 // current is the configuration that is in force.
@@ -139,6 +162,16 @@ func (h *pooled) Reconfigure(c config) {
 	for _, l := range h.open {
 		l.reconfigure(c)
 	}
+}
+
+func openCache(c config, log logrus.FieldLogger) (*cache.Cache, error) {
+	store, err := cache.Open(c.CacheDir, cache.Config{MaxBytes: int64(c.CacheMaxBytes), OnCorrupt: func(d cache.Digest) {
+		log.WithField("digest", d.String()).Warn("a blob of the cache was damaged and is removed; look after its disk, and run sandboxd cache verify")
+	}})
+	if err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	return store, nil
 }
 
 // localHost is an Executor with its cache.
@@ -208,8 +241,8 @@ func check(ctx context.Context, c config) []finding {
 	return out
 }
 
-// localBackend is a host in this process.
-type localBackend struct{ host }
+// localBackend runs tasks in this process.
+type localBackend struct{ withBlobs }
 
 // ReadBlob implements backend.
 func (l localBackend) ReadBlob(ctx context.Context, d executor.Digest, w io.Writer) (err error) {

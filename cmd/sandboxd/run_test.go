@@ -126,6 +126,13 @@ func TestRunRefusesBadFlags(t *testing.T) {
 		{"--socket /x --local -c id", "leave one of them out"},
 		{"--local -c id", "needs root"},
 		{"--socket /x --cache-dir /y -c id", "are for --local"},
+		{"--backend vm -c id", "--backend \"vm\" is unknown"},
+		{"--backend wasm --local -c id", "leave one of them out"},
+		{"--backend wasm --socket /x -c id", "leave one of them out"},
+		{"--backend wasm --component= -c id", "--component is empty"},
+		{"--backend wasm --component /nowhere/x.wasm --cache-dir /y -c id", "component: open /nowhere/x.wasm"},
+		{"--component x.wasm -c id", "use it with --backend wasm"},
+		{"--wasm-real-clock -c id", "is for --backend wasm"},
 	} {
 		t.Run(c.args, func(t *testing.T) {
 			e, out, errs := testEnv(append([]string{"run"}, strings.Fields(c.args)...)...)

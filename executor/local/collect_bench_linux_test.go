@@ -12,6 +12,7 @@ import (
 
 	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/internal/action"
 )
 
 // BenchmarkCollect is a tree of outputs on its way: collected into an empty cache, stored as a result, which syncs it,
@@ -75,7 +76,7 @@ func benchCollect(b *testing.B, work *os.File, timed string) {
 	switch timed {
 	case "store":
 		step("store", func() error {
-			return store.PutResult("uid-0", cache.DigestOf([]byte("action")), nil, blobs(&out))
+			return store.PutResult("uid-0", cache.DigestOf([]byte("action")), nil, action.Blobs(&out))
 		})
 	case "place":
 		step("place", func() error { return t.place(b.Context(), out.OutputFiles) })

@@ -19,6 +19,7 @@ import (
 
 	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/internal/action"
 	"github.com/sandboxd/sandboxd/limits"
 	"github.com/sandboxd/sandboxd/netpolicy"
 	"github.com/sandboxd/sandboxd/rootfs"
@@ -40,7 +41,7 @@ type Executor struct {
 	unmaking sync.WaitGroup // sandboxes of answered tasks
 	born     time.Time
 	flight   flight
-	gc       *collector
+	gc       *action.Collector
 
 	mu     sync.Mutex
 	status executor.Status
@@ -79,7 +80,7 @@ func New(cfg Config) (*Executor, error) {
 	left.add(e.recoverLocal())
 	left.TemporaryFiles = cfg.Cache.Left()
 	left.tell(e.log)
-	e.gc = newCollector(cfg.Cache, cfg.Logger)
+	e.gc = action.NewCollector(cfg.Cache, cfg.Logger)
 	e.status.Healthy = true
 	return e, nil
 }
@@ -236,7 +237,7 @@ func (e *Executor) Close(ctx context.Context) error {
 		<-e.idle
 	}
 	e.unmaking.Wait()
-	e.gc.close(ctx)
+	e.gc.Close(ctx)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.cancel()

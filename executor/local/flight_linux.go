@@ -106,7 +106,7 @@ func (t *task) lead(ctx context.Context, key string, r *flown) (out *executor.Ta
 		return out, err
 	}
 	// As for one that is stored: what it read must be what was hashed.
-	if now, err := t.sign(ctx, t.spec, t.paths, t.root.Identity()); err == nil && now == t.signature {
+	if now, err := t.sign(ctx); err == nil && now == t.signature {
 		r.out, r.caller, r.granted = out, t.caller, t.granted
 	}
 	return out, nil

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/internal/action"
 	"github.com/sandboxd/sandboxd/limits"
 	"github.com/sandboxd/sandboxd/netpolicy"
 	"github.com/sandboxd/sandboxd/rootfs"
@@ -36,7 +37,7 @@ type task struct {
 	leaveRoot func() error
 	event     executor.EventFunc
 
-	signature signature
+	signature action.Signature
 	kept      bool // the result is in the cache
 	// strained says that a success met a limit, and may have done less than it would have else: it is not stored.
 	strained bool
@@ -88,7 +89,7 @@ func (t *task) execute(ctx context.Context) (out *executor.TaskOutput, err error
 	if t.spec.Cache == executor.CacheOff || t.spec.WorkdirMode == executor.WorkdirDirect || t.spec.Audit {
 		return t.run(ctx, false)
 	}
-	if t.signature, err = t.sign(ctx, t.spec, t.paths, t.root.Identity()); err != nil {
+	if t.signature, err = t.sign(ctx); err != nil {
 		return nil, err
 	}
 	return t.once(ctx)
@@ -175,7 +176,7 @@ func (t *task) run(ctx context.Context, store bool) (*executor.TaskOutput, error
 	if err != nil {
 		return nil, err
 	}
-	t.gc.stored(blobBytes(out))
+	t.gc.Stored(action.BlobBytes(out))
 	if store {
 		out.Signature = executor.Signature(t.signature.String())
 	}

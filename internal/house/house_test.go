@@ -48,6 +48,7 @@ func TestOnlyImporter(t *testing.T) {
 		"github.com/moby/profiles/seccomp":     "sandbox",
 		"github.com/elastic/go-seccomp-bpf":    "sandbox",
 		"github.com/tetratelabs/wazero":        "executor/wasm",
+		"mvdan.cc/sh":                          "executor/wasm/shell/guest",
 		"github.com/coreos/go-systemd":         "cmd/sandboxd",
 		"github.com/sandboxd/sandboxd/cmd/":    "none",
 		"github.com/sandboxd/sandboxd/integra": "none",

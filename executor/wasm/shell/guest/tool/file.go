@@ -1,0 +1,242 @@
+package tool
+
+import (
+	"crypto/rand"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// File is an open file or one of the devices that the guest makes up.
+type File interface {
+	io.ReadWriteCloser
+}
+
+// Path makes name absolute by the call's directory. An empty name stays empty,
+// since it names nothing.
+func (c *Call) Path(name string) string { return Abs(c.Dir, name) }
+
+// Abs makes name absolute by dir. A slash at the end is kept.
+func Abs(dir, name string) string {
+	if name == "" || path.IsAbs(name) {
+		return name
+	}
+	return dir + "/" + name
+}
+
+// Open opens for reading. "-" is not special: see [Call.Input].
+func (c *Call) Open(name string) (File, error) {
+	return OpenFile(c.Dir, name, os.O_RDONLY, 0, c.Proc, c.Stdin, c.Stdout, c.Stderr)
+}
+
+// Create opens for writing, truncated, with the mode 0666 less the umask. With
+// add it appends instead.
+func (c *Call) Create(name string, add bool) (File, error) {
+	flag := os.O_WRONLY | os.O_CREATE | os.O_TRUNC
+	if add {
+		flag = os.O_WRONLY | os.O_CREATE | os.O_APPEND
+	}
+	return OpenFile(c.Dir, name, flag, 0o666, c.Proc, c.Stdin, c.Stdout, c.Stderr)
+}
+
+// Input opens a file, or is standard input for "-".
+func (c *Call) Input(name string) (io.ReadCloser, error) {
+	if name == "-" {
+		return io.NopCloser(c.Stdin), nil
+	}
+	f, err := c.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// Each calls fn for each of the named files, or for standard input as "-" if
+// there is none, and returns the status: bad if one could not be read, about
+// which it has written.
+func (c *Call) Each(names []string, bad int, fn func(name string, r io.Reader) error) int {
+	if len(names) == 0 {
+		names = []string{"-"}
+	}
+	status := 0
+	for _, n := range names {
+		r, err := c.Input(n)
+		if err == nil {
+			err = fn(n, r)
+			r.Close()
+		}
+		if err != nil {
+			c.Errorf("%s: %s", n, Text(err))
+			status = bad
+		}
+	}
+	return status
+}
+
+// OpenFile opens as the shell and the tools do: relative to dir, with the umask,
+// and with the devices of /dev that need no kernel.
+func OpenFile(dir, name string, flag int, perm fs.FileMode, p *Process, in io.Reader, out, errw io.Writer) (File, error) {
+	switch path.Clean(name) {
+	case "/dev/null":
+		return device{strings.NewReader(""), io.Discard}, nil
+	case "/dev/zero":
+		return device{zeros{}, io.Discard}, nil
+	case "/dev/full":
+		return device{zeros{}, full{}}, nil
+	case "/dev/random", "/dev/urandom":
+		return device{rand.Reader, io.Discard}, nil
+	case "/dev/stdin", "/dev/fd/0":
+		return device{in, full{}}, nil
+	case "/dev/stdout", "/dev/fd/1":
+		return device{strings.NewReader(""), out}, nil
+	case "/dev/stderr", "/dev/fd/2":
+		return device{strings.NewReader(""), errw}, nil
+	}
+	if name == "" {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: syscall.ENOENT}
+	}
+	full := Abs(dir, name)
+	create := false
+	if flag&os.O_CREATE != 0 {
+		_, err := os.Stat(full)
+		create = errors.Is(err, fs.ErrNotExist)
+	}
+	f, err := os.OpenFile(full, flag, perm&^p.Umask(-1))
+	if err != nil {
+		var pe *fs.PathError
+		if errors.As(err, &pe) {
+			pe.Path = name
+		}
+		return nil, err
+	}
+	if flag&(os.O_WRONLY|os.O_RDWR) == 0 {
+		if fi, err := f.Stat(); err == nil && fi.IsDir() {
+			f.Close()
+			return nil, &fs.PathError{Op: "open", Path: name, Err: syscall.EISDIR}
+		}
+	}
+	if create {
+		if err := Chmod(full, perm&^p.Umask(-1)); err != nil {
+			f.Close()
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
+type device struct {
+	io.Reader
+	io.Writer
+}
+
+func (device) Close() error { return nil }
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+// Mkdir makes a directory with perm less the umask.
+func (c *Call) Mkdir(name string, perm fs.FileMode) error {
+	full := strings.TrimRight(c.Path(name), "/")
+	perm &^= c.Proc.Umask(-1)
+	if err := os.Mkdir(full, perm); err != nil {
+		return err
+	}
+	return Chmod(full, perm)
+}
+
+// Stat follows symbolic links. See [Lstat].
+func (c *Call) Stat(name string) (fs.FileInfo, error) { return Stat(c.Path(name)) }
+
+// Lstat does not follow the last symbolic link.
+func (c *Call) Lstat(name string) (fs.FileInfo, error) { return Lstat(c.Path(name)) }
+
+// Stat is os.Stat with the modes that [Chmod] set and the devices of [OpenFile].
+func Stat(name string) (fs.FileInfo, error) {
+	if d := statDevice(name); d != nil {
+		return d, nil
+	}
+	fi, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	return withMode(name, true, fi)
+}
+
+// Lstat is os.Lstat, as [Stat] is os.Stat.
+func Lstat(name string) (fs.FileInfo, error) {
+	if d := statDevice(name); d != nil {
+		return d, nil
+	}
+	fi, err := os.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	return withMode(name, false, fi)
+}
+
+type deviceInfo string
+
+func statDevice(name string) fs.FileInfo {
+	switch n := path.Clean(name); n {
+	case "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom":
+		return deviceInfo(path.Base(n))
+	}
+	return nil
+}
+
+func (d deviceInfo) Name() string     { return string(d) }
+func (deviceInfo) Size() int64        { return 0 }
+func (deviceInfo) Mode() fs.FileMode  { return fs.ModeDevice | fs.ModeCharDevice | 0o666 }
+func (deviceInfo) ModTime() time.Time { return time.Unix(0, 0) }
+func (deviceInfo) IsDir() bool        { return false }
+func (deviceInfo) Sys() any           { return nil }
+
+// SameFile is os.SameFile for what [Stat] and [Lstat] return.
+func SameFile(a, b fs.FileInfo) bool { return os.SameFile(bare(a), bare(b)) }
+
+// Bits are the permission bits and set-user-id, set-group-id and sticky in the
+// numbers of chmod(2).
+func Bits(m fs.FileMode) uint32 {
+	b := uint32(m.Perm())
+	if m&fs.ModeSetuid != 0 {
+		b |= 0o4000
+	}
+	if m&fs.ModeSetgid != 0 {
+		b |= 0o2000
+	}
+	if m&fs.ModeSticky != 0 {
+		b |= 0o1000
+	}
+	return b
+}
+
+// FromBits is the inverse of [Bits].
+func FromBits(b uint32) fs.FileMode {
+	m := fs.FileMode(b & 0o777)
+	if b&0o4000 != 0 {
+		m |= fs.ModeSetuid
+	}
+	if b&0o2000 != 0 {
+		m |= fs.ModeSetgid
+	}
+	if b&0o1000 != 0 {
+		m |= fs.ModeSticky
+	}
+	return m
+}
+
+// Sys is fi.Sys of what [Stat] and [Lstat] return.
+func Sys(fi fs.FileInfo) any { return bare(fi).Sys() }

@@ -1,0 +1,345 @@
+//go:build unix
+
+package shell_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/sandboxd/sandboxd/executor/wasm/shell"
+	"github.com/sandboxd/sandboxd/executor/wasm/shell/guest/box"
+	"github.com/sandboxd/sandboxd/executor/wasm/shell/guest/sh"
+	"github.com/sandboxd/sandboxd/executor/wasm/shell/guest/tool"
+	"github.com/sandboxd/sandboxd/internal/testutil"
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
+	"github.com/tetratelabs/wazero/sys"
+)
+
+// env is what a script sees, but for PWD.
+var env = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/nowhere", "LC_ALL=C.UTF-8", "TZ=UTC"}
+
+// outcome is all that a script leaves.
+type outcome struct {
+	status         int
+	stdout, stderr string
+	tree           string // a line for each file: its mode, name, and digest or target
+}
+
+// engine compiles the module once for all tests.
+var engine = sync.OnceValues(func() (*machine, error) {
+	ctx := context.Background()
+	bin, err := shell.Module()
+	if err != nil {
+		return nil, err
+	}
+	m := &machine{r: wazero.NewRuntime(ctx)}
+	wasi_snapshot_preview1.MustInstantiate(ctx, m.r)
+	host := m.r.NewHostModuleBuilder("sandboxd")
+	host.NewFunctionBuilder().WithFunc(chmod).Export("chmod")
+	host.NewFunctionBuilder().WithFunc(mode).Export("mode")
+	host.NewFunctionBuilder().WithFunc(task).Export("task")
+	host.NewFunctionBuilder().WithFunc(taskRead).Export("task_read")
+	if _, err := host.Instantiate(ctx); err != nil {
+		return nil, err
+	}
+	m.code, err = m.r.CompileModule(ctx, bin)
+	return m, err
+})
+
+type machine struct {
+	r    wazero.Runtime
+	code wazero.CompiledModule
+}
+
+// world is the host of one instance: a folder without a wall, which is for other
+// tests to build.
+type world struct {
+	root string
+	task []string // argc, arguments, environment
+}
+
+type worldKey struct{}
+
+func chmod(ctx context.Context, m api.Module, p, n, mode uint32) int32 {
+	name, _ := m.Memory().Read(p, n)
+	if err := os.Chmod(ctx.Value(worldKey{}).(*world).root+string(name), tool.FromBits(mode)); err != nil {
+		return wasiErrno(err)
+	}
+	return 0
+}
+
+func mode(ctx context.Context, m api.Module, p, n, follow uint32) int32 {
+	name, _ := m.Memory().Read(p, n)
+	stat := os.Lstat
+	if follow != 0 {
+		stat = os.Stat
+	}
+	fi, err := stat(ctx.Value(worldKey{}).(*world).root + string(name))
+	if err != nil {
+		return -wasiErrno(err)
+	}
+	return int32(tool.Bits(fi.Mode()))
+}
+
+func wasiErrno(err error) int32 {
+	if errors.Is(err, fs.ErrNotExist) {
+		return 44
+	}
+	return 29
+}
+
+func task(ctx context.Context) uint32 {
+	w := ctx.Value(worldKey{}).(*world)
+	return uint32(len(strings.Join(w.task, "\x00")) + min(1, len(w.task)))
+}
+
+func taskRead(ctx context.Context, m api.Module, p uint32) {
+	m.Memory().WriteString(p, strings.Join(ctx.Value(worldKey{}).(*world).task, "\x00")+"\x00")
+}
+
+// inWasm runs args in the module, with root for / and root/build to work in.
+func inWasm(t testing.TB, root string, args []string) outcome {
+	t.Helper()
+	m, err := engine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	vars := append(slices.Clone(env), "PWD=/build")
+	w := &world{root: root, task: slices.Concat([]string{fmt.Sprint(len(args))}, args, vars)}
+	ctx := context.WithValue(context.Background(), worldKey{}, w)
+	var stdout, stderr bytes.Buffer
+	config := wazero.NewModuleConfig().WithName("").WithArgs("sh").WithStdout(&stdout).WithStderr(&stderr).
+		WithFSConfig(wazero.NewFSConfig().WithDirMount(root, "/")).
+		WithSysWalltime().WithSysNanotime().WithSysNanosleep()
+	inst, err := m.r.InstantiateModule(ctx, m.code, config)
+	status := 0
+	if exit, ok := errors.AsType[*sys.ExitError](err); ok {
+		status = int(exit.ExitCode())
+	} else if err != nil {
+		t.Fatalf("%v\n%s", err, &stderr)
+	}
+	if inst != nil {
+		inst.Close(ctx)
+	}
+	return outcome{status, stdout.String(), stderr.String(), tree(t, root)}
+}
+
+// lockedBuffer is written by all that a script runs at once.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+// natively runs args in this process, so that the race detector sees it.
+func natively(t testing.TB, root string, args []string) outcome {
+	t.Helper()
+	in, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	var stdout, stderr lockedBuffer
+	dir := filepath.Join(root, "build")
+	s := &sh.Shell{Tools: box.Tools(), Proc: tool.NewProcess()}
+	status := s.Exec(t.Context(), &tool.Call{Args: args, Dir: dir, Env: append(slices.Clone(env), "PWD="+dir), Stdin: in, Stdout: &stdout, Stderr: &stderr})
+	strip := strings.NewReplacer(root, "")
+	return outcome{status, strip.Replace(stdout.b.String()), strip.Replace(stderr.b.String()), tree(t, root)}
+}
+
+// inBash runs a script by bash and the tools of this machine.
+func inBash(t testing.TB, root, script string) outcome {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	file := filepath.Join(t.TempDir(), "script")
+	if err := os.WriteFile(file, []byte(script), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("bash", file)
+	cmd.Dir = filepath.Join(root, "build")
+	cmd.Env = append(slices.Clone(env), "PWD="+cmd.Dir)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	status := cmd.ProcessState.ExitCode()
+	// GNU's quotes depend on the character set; those of the shell do not.
+	strip := strings.NewReplacer(root, "", "‘", "'", "’", "'")
+	return outcome{status, strip.Replace(stdout.String()), strip.Replace(stderr.String()), tree(t, root)}
+}
+
+func tree(t testing.TB, root string) string {
+	t.Helper()
+	var b strings.Builder
+	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		fi, err := d.Info()
+		if err != nil {
+			return err
+		}
+		what := ""
+		switch {
+		case fi.Mode()&fs.ModeSymlink != 0:
+			what, err = os.Readlink(p)
+			fmt.Fprintf(&b, "link %s -> %s\n", p[len(root):], strings.ReplaceAll(what, root, ""))
+			return err
+		case fi.Mode().IsRegular():
+			c, err := os.ReadFile(p)
+			if err != nil {
+				return err
+			}
+			what = fmt.Sprintf("%x", sha256.Sum256(bytes.ReplaceAll(c, []byte(root), nil)))[:12]
+		}
+		fmt.Fprintf(&b, "%v %s %s\n", fi.Mode(), p[len(root):], what)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// newRoot is a tree for one run, with the umask that env promises.
+func newRoot(t testing.TB) string {
+	t.Helper()
+	root := t.TempDir()
+	for _, d := range []string{"build", "tmp"} {
+		if err := os.Mkdir(filepath.Join(root, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+// snippet is one of testdata/snippets.txt.
+type snippet struct {
+	name, script string
+	differs      string // why the outcome is not bash's; empty if it is
+}
+
+func snippets(t testing.TB) []snippet {
+	t.Helper()
+	b, err := os.ReadFile("testdata/snippets.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []snippet
+	for s := range strings.SplitSeq("\n"+string(b), "\n=== ") {
+		title, script, _ := strings.Cut(s, "\n")
+		if title == "" {
+			continue
+		}
+		name, differs, _ := strings.Cut(title, " | differs: ")
+		all = append(all, snippet{name, script + "\n", differs})
+	}
+	return all
+}
+
+// TestSnippets runs each snippet by bash, by the shell built for this machine and by
+// the wasm module. The two of ours always agree; they and bash do unless the snippet
+// says why not, which docs/wasm.md says too.
+func TestSnippets(t *testing.T) {
+	if _, err := exec.LookPath("bash"); err != nil {
+		testutil.Require(t, false, "there is no bash to compare with")
+	}
+	docs, err := os.ReadFile("../../../docs/wasm.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	syscall.Umask(0o022)
+	names := map[string]bool{}
+	for _, s := range snippets(t) {
+		if names[s.name] {
+			t.Errorf("two snippets are named %q", s.name)
+		}
+		names[s.name] = true
+		t.Run(s.name, func(t *testing.T) {
+			args := []string{"sh", "-c", s.script, "sh"}
+			bash := inBash(t, newRoot(t), s.script)
+			native := natively(t, newRoot(t), args)
+			wasm := inWasm(t, newRoot(t), args)
+			compare(t, "the module and the native build", native, wasm)
+			if s.differs == "" {
+				compare(t, "bash", bash, wasm)
+				return
+			}
+			if same(bash, wasm) {
+				t.Error("it is as in bash by now: say so here and in docs/wasm.md")
+			}
+			if !strings.Contains(string(docs), s.differs) {
+				t.Errorf("docs/wasm.md does not say %q", s.differs)
+			}
+		})
+	}
+	if len(names) < 60 {
+		t.Errorf("there are %d snippets; 150 is what was promised", len(names))
+	}
+}
+
+func same(a, b outcome) bool {
+	return a.status == b.status && a.stdout == b.stdout && a.tree == b.tree
+}
+
+// compare leaves standard error out: a shell's own messages begin with its name and
+// the number of a line. A snippet about messages writes them to standard output.
+func compare(t *testing.T, who string, want, got outcome) {
+	t.Helper()
+	if want.status != got.status {
+		t.Errorf("exit status: %s %d, wasm %d", who, want.status, got.status)
+	}
+	if want.stdout != got.stdout {
+		t.Errorf("output of %s:\n%s\nof wasm:\n%s", who, want.stdout, got.stdout)
+	}
+	if want.tree != got.tree {
+		t.Errorf("files of %s:\n%s\nof wasm:\n%s", who, want.tree, got.tree)
+	}
+	if t.Failed() {
+		t.Logf("errors of %s:\n%s\nof wasm:\n%s", who, want.stderr, got.stderr)
+	}
+}
+
+// TestJobs runs what a build really does, as a script of some length.
+func TestJobs(t *testing.T) {
+	if _, err := exec.LookPath("bash"); err != nil {
+		testutil.Require(t, false, "there is no bash to compare with")
+	}
+	syscall.Umask(0o022)
+	for _, name := range []string{"site.sh", "install.sh"} {
+		t.Run(name, func(t *testing.T) {
+			script, err := os.ReadFile("testdata/" + name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			args := []string{"sh", "-c", string(script), "sh"}
+			bash := inBash(t, newRoot(t), string(script))
+			native := natively(t, newRoot(t), args)
+			wasm := inWasm(t, newRoot(t), args)
+			compare(t, "the module and the native build", native, wasm)
+			compare(t, "bash", bash, wasm)
+			if len(bash.stdout) < 100 {
+				t.Errorf("bash wrote only %q, and %q", bash.stdout, bash.stderr)
+			}
+		})
+	}
+}

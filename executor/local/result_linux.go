@@ -20,20 +20,24 @@ type record struct {
 	CPUUser, CPUSystem time.Duration
 }
 
-// store stores a success, if what it read is still what was hashed.
-func (t *task) store(ctx context.Context, out *executor.TaskOutput) error {
+// store begins to store a success, if what it read is still what was hashed. The work directory may be changed
+// once it returns. What it returns waits until the result is stored, which takes the disk some time.
+func (t *task) store(ctx context.Context, out *executor.TaskOutput) (wait func() error) {
+	failed := func(err error) func() error { return func() error { return err } }
 	now, err := t.sign(ctx, t.spec, t.paths, t.root.Identity())
 	if err != nil {
-		return err
+		return failed(err)
 	}
 	if now != t.signature {
-		return errors.New("the work directory or an input changed while the task ran")
+		return failed(errors.New("the work directory or an input changed while the task ran"))
 	}
 	b, err := json.Marshal(record{out, out.Duration, out.Usage.CPUUser, out.Usage.CPUSystem})
 	if err != nil {
-		return err
+		return failed(err)
 	}
-	return t.cfg.Cache.PutResult(t.namespace(), t.signature.Digest, b, blobs(out))
+	done := make(chan error, 1)
+	go func() { done <- t.cfg.Cache.PutResult(t.namespace(), t.signature.Digest, b, blobs(out)) }()
+	return func() error { return <-done }
 }
 
 // blobs are what out names and does not hold.

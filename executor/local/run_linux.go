@@ -181,12 +181,15 @@ func (t *task) run(ctx context.Context, store bool) (*executor.TaskOutput, error
 		out.Signature = executor.Signature(t.signature.String())
 	}
 	if store && out.Success() && !t.strained {
-		if err := t.store(ctx, out); err != nil {
-			// The task is done, and its caller has all that it asked for.
-			t.log.WithError(err).WithField("signature", out.Signature).Warn("result is not cached")
-		} else {
+		stored := t.store(ctx, out)
+		defer func() {
+			if err := stored(); err != nil {
+				// The task is done, and its caller has all that it asked for.
+				t.log.WithError(err).WithField("signature", out.Signature).Warn("result is not cached")
+				return
+			}
 			t.kept = true
-		}
+		}()
 	}
 	if out.Success() && t.spec.WorkdirMode == executor.WorkdirOverlay {
 		if err := t.place(ctx, out.OutputFiles); err != nil {

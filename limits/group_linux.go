@@ -21,6 +21,7 @@ type Group struct {
 	m       *Manager
 	path    string
 	applied map[string]string
+	asked   map[string]int64 // what is in force, by name
 	oom     chan struct{}
 	event   *os.File
 	ended   chan struct{}
@@ -64,11 +65,22 @@ func (m *Manager) Create(name string, l Limits) (*Group, error) {
 	return g, nil
 }
 
-// Limit puts further limits in force: each value was read back. What l leaves out stays as it is.
+// Limit puts limits in force, in place of those that are: each value was read back.
 func (g *Group) Limit(l Limits) error {
 	if err := g.m.Check(l); err != nil {
 		return err
 	}
+	asked := l.asked()
+	for k, v := range g.asked {
+		if asked[k] == v {
+			continue
+		}
+		if err := g.lift(k); err != nil {
+			return err
+		}
+	}
+	g.asked = asked
+	clear(g.applied)
 	return g.apply(l)
 }
 

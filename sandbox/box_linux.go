@@ -272,8 +272,11 @@ func (b *box) reply(p *program, want first.ReplyKind) (text string, files []*os.
 	}
 	if r.Kind != want {
 		first.CloseAll(files)
-		if r.Kind == first.Failed {
+		switch r.Kind {
+		case first.Failed:
 			return "", nil, p.failed(r)
+		case first.Ended: // a command that was killed before it could tell of its start
+			return "", nil, io.EOF
 		}
 		return "", nil, fmt.Errorf("the first process replies %d, not %d", r.Kind, want)
 	}
@@ -285,5 +288,5 @@ func (b *box) explain(err error) error {
 	if !errors.Is(err, io.EOF) && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
 		return err
 	}
-	return fmt.Errorf("its first process ended early; is the memory limit below 4 MiB? (%w)", err)
+	return fmt.Errorf("its first processes ended early; is the memory limit below 4 MiB? (%w)", err)
 }

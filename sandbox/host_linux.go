@@ -53,8 +53,8 @@ type Host struct {
 	// templates are nil until prepare has made them.
 	templates         *templates
 	mu                sync.Mutex
-	open              int // sandboxes
 	closed            bool
+	sandboxes         int              // that are open, or about to be
 	starting, running int              // tasks
 	kinds             map[kindOf]*kind // of what is kept ready
 	short             bool             // of memory
@@ -84,13 +84,13 @@ func Open(cfg Config) (*Host, error) {
 		return nil, fmt.Errorf("sandbox: %w", err)
 	}
 	h := &Host{cfg: cfg, kinds: map[kindOf]*kind{}, filters: map[FilterOptions][]unix.SockFilter{}}
-	if err := h.ready(); err != nil {
+	if err := h.begin(); err != nil {
 		return nil, errors.Join(fmt.Errorf("sandbox: %w", err), h.Close())
 	}
 	return h, nil
 }
 
-func (h *Host) ready() (err error) {
+func (h *Host) begin() (err error) {
 	if err := h.sweep(); err != nil {
 		return err
 	}
@@ -263,7 +263,7 @@ func removeBelow(dir, name string) error {
 // Close ends the Host. It fails while sandboxes are open.
 func (h *Host) Close() error {
 	h.mu.Lock()
-	if n := h.open; n > 0 {
+	if n := h.sandboxes; n > 0 {
 		h.mu.Unlock()
 		return fmt.Errorf("sandbox: %d sandboxes are open; close them first", n)
 	}
@@ -312,24 +312,6 @@ func (h *Host) Healthy() error {
 }
 
 var errClosed = errors.New("the host is closed")
-
-// enter counts a sandbox, and a task that is about to start.
-func (h *Host) enter() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed {
-		return errClosed
-	}
-	h.open++
-	h.starting++
-	return nil
-}
-
-func (h *Host) leave() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.open--
-}
 
 // makeDevices makes a read-only file system with the devices that every sandbox has,
 // mounted nowhere. The nodes must be made by the machine's root, since in a user

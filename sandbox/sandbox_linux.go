@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path"
 	"runtime"
 	"slices"
 	"strconv"
@@ -58,19 +60,26 @@ func (h *Host) Start(ctx context.Context, spec Spec) (*Sandbox, error) {
 	if spec.Network == netpolicy.Controlled && h.cfg.Network == nil {
 		return nil, fmt.Errorf("sandbox: %w: controlled: Config.Network is missing", netpolicy.ErrUnsupported)
 	}
-	if err := h.enter(); err != nil {
+	if err := h.starts(); err != nil {
 		return nil, fmt.Errorf("sandbox: %w", err)
 	}
-	defer h.started()
-	b, err := h.obtain(&spec)
+	s, err := h.startIn(ctx, &spec)
+	h.started()
 	if err != nil {
-		h.leave()
+		h.gone()
 		return nil, fmt.Errorf("sandbox: %w", err)
 	}
-	b.undo = slices.Insert(b.undo, 0, func() error { h.leave(); return nil })
+	return s, nil
+}
+
+func (h *Host) startIn(ctx context.Context, spec *Spec) (*Sandbox, error) {
+	b, err := h.obtain(spec)
+	if err != nil {
+		return nil, err
+	}
 	s := &Sandbox{box: b, ended: make(chan struct{})}
-	if err := s.start(ctx, &spec); err != nil {
-		return nil, errors.Join(fmt.Errorf("sandbox: %w", err), s.undoAll())
+	if err := s.start(ctx, spec); err != nil {
+		return nil, errors.Join(err, s.undoAll())
 	}
 	return s, nil
 }
@@ -338,9 +347,60 @@ func (s *Sandbox) hide(p *program, paths []string) error {
 	}
 	defer root.Close()
 	for _, p := range paths {
-		if err := root.RemoveAll(p); err != nil {
+		dir, err := root.Open(path.Dir(p))
+		if err == nil {
+			err = removeAll(dir, path.Base(p), hideDepth)
+			dir.Close()
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return &OutputError{Output: p, Reason: err.Error()}
 		}
+	}
+	return nil
+}
+
+// hideDepth bounds the directories in each other that hide removes: each is a descriptor of the daemon's at the time.
+const hideDepth = 256
+
+// removeAll removes a directory's entry and all below it, and follows no link. In an overlay nothing of the lower
+// layer can be moved, so rootfs.RemoveTree is of no use.
+func removeAll(dir *os.File, name string, depth int) error {
+	defer runtime.KeepAlive(dir)
+	err := unix.Unlinkat(int(dir.Fd()), name, 0)
+	if err == unix.EISDIR {
+		err = unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR)
+	}
+	if err != unix.ENOTEMPTY && err != unix.EEXIST {
+		if err == nil || err == unix.ENOENT {
+			return nil
+		}
+		return fmt.Errorf("remove %.200q: %w", name, err)
+	}
+	if depth == 0 {
+		return fmt.Errorf("remove %.200q: it lies too deep: below %d directories of the output", name, hideDepth)
+	}
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("remove %.200q: %w", name, err)
+	}
+	d := os.NewFile(uintptr(fd), name)
+	defer d.Close()
+	for {
+		names, err := d.Readdirnames(1024)
+		for _, n := range names {
+			if err := removeAll(d, n, depth-1); err != nil {
+				return err
+			}
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("remove %.200q: %w", name, err)
+		}
+	}
+	if err := unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR); err != nil {
+		return fmt.Errorf("remove %.200q: %w", name, err)
 	}
 	return nil
 }
@@ -565,6 +625,7 @@ func (s *Sandbox) Close() error {
 		if err := s.undoAll(); err != nil {
 			s.closed = fmt.Errorf("sandbox: %w", err)
 		}
+		s.host.gone()
 	})
 	return s.closed
 }

@@ -22,9 +22,9 @@ type kindOf struct {
 
 // kind is a root's template for tasks of one kind, and the boxes that wait for such a task.
 type kind struct {
-	once     sync.Once
+	mu       sync.Mutex // for the making and unmaking of template
 	template *template
-	err      error
+	unmade   bool
 
 	// The host's lock guards these.
 	boxes  []*box
@@ -74,16 +74,23 @@ func (h *Host) obtain(spec *Spec) (*box, error) {
 	if b != nil {
 		return b, nil
 	}
-	if err := h.readyKind(key, k); err != nil {
+	if err := h.ready(key, k); err != nil {
 		return nil, err
 	}
 	return h.prepare(k.template, key.network)
 }
 
-// readyKind makes a kind's template, once.
-func (h *Host) readyKind(key kindOf, k *kind) error {
-	k.once.Do(func() { k.template, k.err = h.templates.make(key.root, nil) })
-	return k.err
+// ready makes a kind's template where there is none: what kept the last one from being made may be over.
+func (h *Host) ready(key kindOf, k *kind) (err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case k.unmade:
+		return errClosed
+	case k.template == nil:
+		k.template, err = h.templates.make(key.root, nil)
+	}
+	return err
 }
 
 // single makes a box with a root that is for this task alone.
@@ -156,7 +163,9 @@ func (h *Host) drop(k *kind) error {
 	for _, b := range boxes {
 		errs = append(errs, b.undoAll())
 	}
-	k.once.Do(func() { k.err = errClosed }) // or wait until it is made
+	k.mu.Lock() // it may be in the making
+	defer k.mu.Unlock()
+	k.unmade = true
 	if k.template != nil {
 		errs = append(errs, k.template.close())
 	}
@@ -200,7 +209,7 @@ func (h *Host) fill() {
 		if k == nil {
 			return
 		}
-		b, err := (*box)(nil), h.readyKind(key, k)
+		b, err := (*box)(nil), h.ready(key, k)
 		if err == nil {
 			b, err = h.prepare(k.template, key.network)
 		}
@@ -286,12 +295,30 @@ func (h *Host) Waiting() (n int) {
 	return n
 }
 
-// started counts a task out that was on its way to a command, which nothing was to hinder.
+// starts counts a task on its way to a command, which nothing is to hinder, until started, and its Sandbox until
+// gone.
+func (h *Host) starts() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return errClosed
+	}
+	h.starting++
+	h.sandboxes++
+	return nil
+}
+
 func (h *Host) started() {
 	h.mu.Lock()
 	h.starting--
 	h.mu.Unlock()
 	h.keep()
+}
+
+func (h *Host) gone() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.sandboxes--
 }
 
 // runs counts commands that run.

@@ -222,6 +222,8 @@ func (p *program) failed(r first.Reply) error {
 		return &TargetError{Target: s.target, Reason: s.what + ": " + why.Error()}
 	case s.output != "":
 		return &OutputError{Output: s.output, Reason: s.what + ": " + why.Error()}
+	case why == unix.EBADMSG: // OpEqual's; what says it all
+		return errors.New(s.what)
 	}
 	return fmt.Errorf("%s: %w", s.what, why)
 }

@@ -208,7 +208,7 @@ func (s *Sandbox) command(spec *Spec) error {
 	p.command(spec, s.host.filters[FilterOptions{Debug: spec.Debug, Direct: spec.Work.Mode == WorkDirect}], work, limit)
 	status, files, err := s.run(p, first.Started)
 	if err != nil {
-		return err
+		return s.noRoom(err)
 	}
 	if len(files) != 1 {
 		first.CloseAll(files)
@@ -221,6 +221,19 @@ func (s *Sandbox) command(spec *Spec) error {
 	s.work = files[0]
 	s.found = append(s.found, "network="+s.reach)
 	return nil
+}
+
+// noRoom adds to an error that the layer's file system is full, which an overlay does not say.
+func (s *Sandbox) noRoom(err error) error {
+	if s.layer == nil || errors.Is(err, unix.ENOSPC) {
+		return err
+	}
+	defer runtime.KeepAlive(s.layer)
+	var st unix.Statfs_t
+	if e := unix.Fstatfs(int(s.layer.Fd()), &st); e != nil || st.Bavail > 0 && (st.Files == 0 || st.Ffree > 0) {
+		return err
+	}
+	return fmt.Errorf("%w (%w)", err, unix.ENOSPC)
 }
 
 // defaultOpenFiles is the hard limit unless another is asked for, softOpenFiles the most of the soft one: what uses
@@ -336,7 +349,7 @@ func (s *Sandbox) hide(p *program, paths []string) error {
 	_, files, err := s.run(p, first.Ready)
 	defer first.CloseAll(files)
 	if err != nil {
-		return err
+		return s.noRoom(err)
 	}
 	if len(files) != 1 {
 		return errors.New("the first process shows no work directory")

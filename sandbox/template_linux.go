@@ -114,7 +114,9 @@ func (t *templates) make(root *rootfs.Rootfs, inputs []Bind) (_ *template, err e
 				return errors.Join(err, x.remove())
 			}
 		}
-		if err := unix.MountSetattr(unix.AT_FDCWD, x.at, 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		// The file system itself, which only the machine's root can undo. A sandbox's could make a mount writable, if
+		// anything ever was that, and all others have this one.
+		if err := unix.Mount("", x.at, "", unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, ""); err != nil {
 			return errors.Join(fmt.Errorf("make the root read-only: %w", err), x.remove())
 		}
 		return nil

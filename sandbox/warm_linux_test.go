@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -20,6 +23,9 @@ import (
 
 // TestZygoteStaysSmall: what is asked of a zygote leaves nothing in its memory, of which each first process has a copy.
 func TestZygoteStaysSmall(t *testing.T) {
+	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+		t.Skip("the race detector's own memory grows")
+	}
 	f := newFixture(t)
 	rss := func() int {
 		pid, err := f.host.zygote.now.process.Pid()
@@ -170,5 +176,46 @@ sed 's/.*://' /proc/self/cgroup | sort -u
 `})
 	if want := "0 1 2 3 \n"; !strings.HasPrefix(r.out, want) || strings.Trim(r.out[len(want):], "/\n") != "" {
 		t.Errorf("%q\n%s", r.out, r.err)
+	}
+}
+
+// TestTemplateIsOutOfReach: not even a sandbox's root can write to what others' roots are made of.
+func TestTemplateIsOutOfReach(t *testing.T) {
+	f := newFixture(t)
+	x, err := f.host.templates.make(f.root, nil)
+	must(t, err)
+	defer func() { must(t, x.close()) }()
+	b, err := f.host.prepare(x, netpolicy.Isolated, limits.Limits{})
+	must(t, err)
+	defer func() { must(t, b.undoAll()) }()
+	p := newProgram()
+	attr := make(raw, unsafe.Sizeof(unix.MountAttr{}))
+	attr[8] = unix.MOUNT_ATTR_RDONLY // what to clear is the second field
+	p.call("make it writable", unix.SYS_MOUNT_SETATTR, unix.AT_FDCWD, text("/root"), 0, attr, len(attr))
+	p.ignore(unix.EPERM)
+	p.call("write", unix.SYS_FACCESSAT, unix.AT_FDCWD, text("/root/etc"), unix.W_OK)
+	p.do("tell", first.OpSend, int(first.Ready), 0, 0, 0, 0)
+	_, files, err := b.run(p, first.Ready)
+	first.CloseAll(files)
+	if !errors.Is(err, unix.EROFS) && !errors.Is(err, unix.EACCES) {
+		t.Error(err)
+	}
+}
+
+// TestZygoteThatDied: its sandboxes end with it, and the next ones have another.
+func TestZygoteThatDied(t *testing.T) {
+	f := newFixture(t)
+	for range 3 {
+		s, _, _ := f.start(Spec{Argv: []string{"sleep", "1000"}})
+		must(t, f.host.zygote.now.process.Signal(os.Kill))
+		e, err := s.Wait(context.Background())
+		must(t, err)
+		if !e.Lost {
+			t.Errorf("%+v", e)
+		}
+		must(t, s.Close())
+		if r := f.run(Spec{Argv: []string{"true"}}); r.Code != 0 {
+			t.Errorf("afterwards: %+v", r.Exit)
+		}
 	}
 }

@@ -79,7 +79,7 @@ func answer(sock *os.File) error {
 	}
 }
 
-// collectEvery is after how many requests, which leave some 20 KB each, there is a garbage collection: not at any
+// collectEvery is after how many requests, which leave some 6 KB each, there is a garbage collection: not at any
 // other time, and never while a process is made.
 const collectEvery = 128
 

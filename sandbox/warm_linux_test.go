@@ -219,3 +219,25 @@ func TestZygoteThatDied(t *testing.T) {
 		}
 	}
 }
+
+// TestZygoteThatRefuses: what keeps one sandbox from being made, as a limit of the machine's does, ends no other.
+func TestZygoteThatRefuses(t *testing.T) {
+	f := newFixture(t)
+	s, _, _ := f.start(Spec{Argv: []string{"sleep", "1000"}})
+	sock, inside, err := first.SocketPair()
+	must(t, err)
+	defer sock.Close()
+	defer inside.Close()
+	if _, err := f.host.zygote.clone(f.host, inside, first.Request{UIDs: "none", GIDs: "none"}); err == nil {
+		t.Error("a process without ids was made")
+	}
+	if r := f.run(Spec{Argv: []string{"true"}}); r.Code != 0 {
+		t.Errorf("afterwards: %+v", r.Exit)
+	}
+	must(t, s.Terminate())
+	e, err := s.Wait(context.Background())
+	must(t, err)
+	if e.Lost || e.Signal != int(unix.SIGTERM) {
+		t.Errorf("the other ended by %+v", e)
+	}
+}

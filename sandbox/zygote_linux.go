@@ -3,8 +3,10 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -46,6 +48,9 @@ func (z *zygote) clone(h *Host, inside *os.File, r first.Request) (*os.File, err
 		return nil, err
 	}
 	pidfd, err := first.Ask(z.now.sock, inside, r, zygoteTime)
+	if err != nil && !gone(err) {
+		return nil, fmt.Errorf("zygote: %w", err) // to end it would end all sandboxes
+	}
 	if err != nil {
 		// It may have died a while ago: another is as good.
 		err = errors.Join(z.now.explain(err), z.stop())
@@ -60,6 +65,11 @@ func (z *zygote) clone(h *Host, inside *os.File, r first.Request) (*os.File, err
 		return nil, errors.New("the zygote made no process")
 	}
 	return pidfd, nil
+}
+
+// gone reports whether an error is that of a zygote that has died, or does not answer, and not what one says.
+func gone(err error) bool {
+	return slices.ContainsFunc([]error{io.EOF, unix.EPIPE, unix.ECONNRESET, os.ErrDeadlineExceeded}, func(e error) bool { return errors.Is(err, e) })
 }
 
 // ready starts one where there is none that lives.

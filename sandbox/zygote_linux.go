@@ -53,12 +53,15 @@ func (z *zygote) clone(h *Host, inside *os.File, r first.Request) (*os.File, err
 	}
 	if err != nil {
 		// It may have died a while ago: another is as good.
-		err = errors.Join(z.now.explain(err), z.stop())
+		err = z.now.explain(err)
+		z.replace(h)
 		if e := z.ready(h); e != nil {
 			return nil, errors.Join(err, e)
 		}
 		if pidfd, err = first.Ask(z.now.sock, inside, r, zygoteTime); err != nil {
-			return nil, errors.Join(z.now.explain(err), z.stop())
+			err = z.now.explain(err)
+			z.replace(h)
+			return nil, err
 		}
 	}
 	if pidfd == nil {
@@ -77,9 +80,7 @@ func (z *zygote) ready(h *Host) (err error) {
 	if z.now != nil {
 		select {
 		case <-z.now.lost:
-			if err := z.stop(); err != nil {
-				return err
-			}
+			z.replace(h)
 		default:
 			return nil
 		}
@@ -89,20 +90,23 @@ func (z *zygote) ready(h *Host) (err error) {
 	return err
 }
 
-// stop ends the one there is.
-func (z *zygote) stop() error {
+// replace ends the one there is, and waits for none: it ends once all that it made have, which
+// a task's file system can keep from it.
+func (z *zygote) replace(h *Host) {
+	now := z.now
+	z.now = nil
+	h.keeper.stopped.Go(func() { h.note(now.close()) })
+}
+
+func (z *zygote) close() error {
+	z.mu.Lock()
+	defer z.mu.Unlock()
 	if z.now == nil {
 		return nil
 	}
 	now := z.now
 	z.now = nil
 	return now.close()
-}
-
-func (z *zygote) close() error {
-	z.mu.Lock()
-	defer z.mu.Unlock()
-	return z.stop()
 }
 
 func (p *zygoteProcess) close() error {

@@ -62,16 +62,29 @@ func (h *Host) Start(ctx context.Context, spec Spec) (*Sandbox, error) {
 		return nil, fmt.Errorf("sandbox: %w", err)
 	}
 	defer h.started()
-	b, err := h.obtain(&spec)
+	s, err := h.try(ctx, &spec, false)
+	if errors.Is(err, errEndedEarly) && ctx.Err() == nil {
+		// No command ran. It, or what made it, may have been killed while it waited.
+		s, err = h.try(ctx, &spec, true)
+	}
 	if err != nil {
 		h.leave()
 		return nil, fmt.Errorf("sandbox: %w", err)
 	}
-	b.undo = slices.Insert(b.undo, 0, func() error { h.leave(); return nil })
-	s := &Sandbox{box: b, ended: make(chan struct{})}
-	if err := s.start(ctx, &spec); err != nil {
-		return nil, errors.Join(fmt.Errorf("sandbox: %w", err), s.undoAll())
+	return s, nil
+}
+
+// try starts a task in a box that waits, or in a fresh one.
+func (h *Host) try(ctx context.Context, spec *Spec, fresh bool) (*Sandbox, error) {
+	b, err := h.obtain(spec, fresh)
+	if err != nil {
+		return nil, err
 	}
+	s := &Sandbox{box: b, ended: make(chan struct{})}
+	if err := s.start(ctx, spec); err != nil {
+		return nil, errors.Join(err, s.undoAll())
+	}
+	b.undo = slices.Insert(b.undo, 0, func() error { h.leave(); return nil })
 	return s, nil
 }
 

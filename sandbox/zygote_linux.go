@@ -22,9 +22,10 @@ import (
 // zygote is the container of libcontainer's whose process makes the first process of each sandbox. One that has died,
 // or does not answer, is replaced; what it had made died with it, since their pid namespaces are in its own.
 type zygote struct {
-	mu  sync.Mutex // one may ask at a time
-	now *zygoteProcess
-	n   int
+	mu      sync.Mutex // one may ask at a time
+	timeout time.Duration
+	now     *zygoteProcess
+	n       int
 }
 
 type zygoteProcess struct {
@@ -45,14 +46,14 @@ func (z *zygote) clone(h *Host, inside *os.File, r first.Request) (*os.File, err
 	if err := z.ready(h); err != nil {
 		return nil, err
 	}
-	pidfd, err := first.Ask(z.now.sock, inside, r, zygoteTime)
+	pidfd, err := first.Ask(z.now.sock, inside, r, z.timeout)
 	if err != nil {
 		// It may have died a while ago: another is as good.
 		err = errors.Join(z.now.explain(err), z.stop())
 		if e := z.ready(h); e != nil {
 			return nil, errors.Join(err, e)
 		}
-		if pidfd, err = first.Ask(z.now.sock, inside, r, zygoteTime); err != nil {
+		if pidfd, err = first.Ask(z.now.sock, inside, r, z.timeout); err != nil {
 			return nil, errors.Join(z.now.explain(err), z.stop())
 		}
 	}

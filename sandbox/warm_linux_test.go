@@ -1,0 +1,422 @@
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sandboxd/sandboxd/netpolicy"
+)
+
+// await waits for what comes on its own.
+func (f *fixture) await(what string, there func() bool) {
+	f.Helper()
+	for end := time.Now().Add(time.Minute); !there(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			f.Fatalf("it does not come: %s", what)
+		}
+	}
+}
+
+func (f *fixture) awaitWaiting(n int) {
+	f.Helper()
+	f.await(fmt.Sprintf("%d sandboxes wait", n), func() bool { return f.host.Waiting() == n })
+}
+
+// newByHand is a fixture whose keeper is the test: fill and trim are called by it alone.
+func newByHand(t *testing.T, n int) *fixture {
+	t.Helper()
+	f := newFixture(t)
+	f.host.cfg.Warm = n
+	return f
+}
+
+// waiting are the boxes that wait for a task with an isolated network.
+func (f *fixture) waiting() []*box {
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	if k := f.host.kinds[kindOf{f.root, netpolicy.Isolated}]; k != nil {
+		return append([]*box(nil), k.boxes...)
+	}
+	return nil
+}
+
+func (f *fixture) check(spec Spec) result {
+	f.Helper()
+	r := f.run(spec)
+	if r.Code != 0 || r.Lost {
+		f.Fatalf("%+v %s %s", r.Exit, r.out, r.err)
+	}
+	must(f.T, r.box.Close())
+	return r
+}
+
+func TestWarmIsTakenAndMadeAgain(t *testing.T) {
+	f := newByHand(t, 2)
+	task := Spec{Shared: true, Argv: []string{"true"}}
+	f.host.fill()
+	if n := f.host.Waiting(); n != 0 {
+		t.Fatalf("%d wait before any task", n)
+	}
+	f.check(task)
+	f.host.fill()
+	before := f.waiting()
+	if len(before) != 2 {
+		t.Fatalf("%d wait", len(before))
+	}
+	r := f.check(task)
+	if r.box.box != before[0] && r.box.box != before[1] {
+		t.Error("none that waited was taken")
+	}
+	// Others are none of this kind.
+	for name, spec := range map[string]Spec{
+		"not shared": {Argv: task.Argv}, "another network": {Shared: true, Argv: task.Argv, Network: netpolicy.Loopback},
+		"an input": {Shared: true, Argv: task.Argv, Inputs: []Bind{{File: makeTree(t, 0, 0, nil), Target: "/in"}}},
+	} {
+		f.check(spec)
+		if left := f.waiting(); len(left) != 1 || left[0] == r.box.box {
+			t.Fatalf("%s: %d wait", name, len(left))
+		}
+	}
+	f.host.fill()
+	if n := f.host.Waiting(); n != 4 { // of the loopback network, too
+		t.Errorf("%d wait", n)
+	}
+	f.host.fill()
+	if n := f.host.Waiting(); n != 4 {
+		t.Errorf("%d wait after another look", n)
+	}
+}
+
+// TestWarmGivesWay: while a task starts, and while as many commands run as there are processors, none is made.
+func TestWarmGivesWay(t *testing.T) {
+	f := newByHand(t, 1)
+	f.check(Spec{Shared: true, Argv: []string{"true"}})
+	must(t, f.host.enter())
+	if f.host.fill(); f.host.Waiting() != 0 {
+		t.Error("one was made while a task started")
+	}
+	f.host.started()
+	f.host.leave()
+	var all []*Sandbox
+	for range runtime.NumCPU() {
+		b, _, _ := f.start(Spec{Shared: true, Argv: []string{"sleep", "1000"}})
+		all = append(all, b)
+	}
+	if f.host.fill(); f.host.Waiting() != 0 {
+		t.Error("one was made while all processors were in use")
+	}
+	must(t, all[0].Kill())
+	if _, err := all[0].Wait(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	f.await("the command is counted out", func() bool {
+		f.host.mu.Lock()
+		defer f.host.mu.Unlock()
+		return f.host.running < runtime.NumCPU()
+	})
+	if f.host.fill(); f.host.Waiting() != 1 {
+		t.Error("none was made while a processor was idle")
+	}
+}
+
+// TestWarmIsDropped: those that nobody asks for in a while, and all when memory is short.
+func TestWarmIsDropped(t *testing.T) {
+	f := newByHand(t, 2)
+	task := Spec{Shared: true, Argv: []string{"true"}}
+	loop := Spec{Shared: true, Argv: []string{"true"}, Network: netpolicy.Loopback}
+	f.check(task)
+	f.check(loop)
+	f.host.fill()
+	f.host.trim(false)
+	if n := f.host.Waiting(); n != 4 {
+		t.Fatalf("%d wait", n)
+	}
+	f.host.mu.Lock()
+	f.host.kinds[kindOf{f.root, netpolicy.Loopback}].used = time.Now().Add(-warmFor)
+	f.host.mu.Unlock()
+	f.host.trim(false)
+	f.host.fill()
+	if n := f.host.Waiting(); n != 2 || len(f.waiting()) != 2 {
+		t.Errorf("%d wait when one kind is idle", n)
+	}
+	ended := f.waiting()
+	f.host.trim(true)
+	f.host.fill()
+	if n := f.host.Waiting(); n != 0 {
+		t.Errorf("%d wait when memory is short", n)
+	}
+	for _, b := range ended {
+		f.gone(b)
+	}
+	f.check(task) // all the same
+	f.host.trim(false)
+	f.check(loop)
+	f.host.fill()
+	if n := f.host.Waiting(); n != 4 {
+		t.Errorf("%d wait afterwards", n)
+	}
+}
+
+func TestMemoryIsShort(t *testing.T) {
+	for text, want := range map[string]bool{
+		"MemTotal: 20000 kB\nMemFree: 1 kB\nMemAvailable: 1000 kB\n": false,
+		"MemTotal: 20000 kB\nMemAvailable: 999 kB\n":                 true,
+	} {
+		if short, err := tellsShort(text); short != want || err != nil {
+			t.Errorf("%q: %t, %v", text, short, err)
+		}
+	}
+	for _, text := range []string{"", "MemTotal: 1 kB\n", "MemTotal:\nMemAvailable: x kB\n"} {
+		if _, err := tellsShort(text); err == nil {
+			t.Errorf("%q is taken", text)
+		}
+	}
+	if _, err := memoryIsShort(); err != nil {
+		t.Error(err)
+	}
+}
+
+// gone sees that nothing is left of a box.
+func (f *fixture) gone(b *box) {
+	f.Helper()
+	if !b.ended() {
+		f.Errorf("the first process of %s lives", b.id)
+	}
+	if _, err := os.Stat(b.dir()); err == nil {
+		f.Errorf("%s is there", b.dir())
+	}
+	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		if found, _ := filepath.Glob(pattern + b.group.Path()); len(found) > 0 {
+			f.Errorf("its groups are there: %s", found)
+		}
+	}
+}
+
+// TestBoxIsUsedOnce: after a task nothing of its sandbox is left, and no other task gets it.
+func TestBoxIsUsedOnce(t *testing.T) {
+	f := newWarm(t, 3)
+	var mu sync.Mutex
+	seen := map[string]bool{}
+	once := func(t *testing.T, b *box) {
+		mu.Lock()
+		defer mu.Unlock()
+		if seen[b.id] {
+			t.Errorf("%s was used twice", b.id)
+		}
+		seen[b.id] = true
+	}
+	for range 10 {
+		b, _, _ := f.start(Spec{Shared: true, Argv: []string{"true"}})
+		once(t, b.box)
+		if in, err := b.group.Procs(); err != nil || len(in) > 2 {
+			t.Errorf("in its group: %v, %v", in, err)
+		}
+		_, err := b.Wait(t.Context())
+		must(t, err)
+		must(t, b.Close())
+		f.gone(b.box)
+	}
+	f.awaitWaiting(3)
+	var all sync.WaitGroup
+	for range 12 {
+		all.Go(func() {
+			b, _, _, err := f.try(Spec{Shared: true, Argv: []string{"true"}})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			once(t, b.box)
+			if _, err := b.Wait(context.Background()); err != nil {
+				t.Error(err)
+			}
+			if err := b.Close(); err != nil {
+				t.Error(err)
+			}
+			f.gone(b.box)
+		})
+	}
+	all.Wait()
+	for _, b := range f.waiting() {
+		once(t, b)
+	}
+}
+
+// TestWarmThatDiedIsNotUsed: a task gets one that lives.
+func TestWarmThatDiedIsNotUsed(t *testing.T) {
+	f := newByHand(t, 3)
+	f.check(Spec{Shared: true, Argv: []string{"true"}})
+	f.host.fill()
+	boxes := f.waiting()
+	for _, b := range boxes[1:] {
+		must(t, b.Kill())
+		must(t, b.await())
+	}
+	if r := f.check(Spec{Shared: true, Argv: []string{"true"}}); r.box.box != boxes[0] {
+		t.Error("it was not the one that lives")
+	}
+	f.await("what died is unmade", func() bool { _, err := os.Stat(boxes[1].dir()); return err != nil })
+	if n := f.host.Waiting(); n != 0 {
+		t.Errorf("%d wait", n)
+	}
+}
+
+// TestForgetDropsWhatWaits: of a root nothing is left, also what was being made, and others keep theirs.
+func TestForgetDropsWhatWaits(t *testing.T) {
+	f := newWarm(t, 2)
+	f.check(Spec{Shared: true, Argv: []string{"true"}})
+	f.awaitWaiting(2)
+	boxes := f.waiting()
+	must(t, f.host.Forget(f.root))
+	if n := f.host.Waiting(); n != 0 {
+		t.Errorf("%d wait", n)
+	}
+	for _, b := range boxes {
+		f.gone(b)
+	}
+	for range 5 {
+		f.check(Spec{Shared: true, Argv: []string{"true"}})
+		f.awaitMaking()
+		must(t, f.host.Forget(f.root))
+	}
+	must(t, f.host.Close()) // finds none open
+}
+
+// awaitMaking waits until the keeper makes one.
+func (f *fixture) awaitMaking() {
+	f.Helper()
+	f.await("one is made", func() bool {
+		f.host.mu.Lock()
+		defer f.host.mu.Unlock()
+		for _, k := range f.host.kinds {
+			if k.making > 0 || len(k.boxes) > 0 {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// TestCloseWhileWarming: what waits and what is being made is unmade, and the leak check finds nothing.
+func TestCloseWhileWarming(t *testing.T) {
+	newFixture(t)
+	for range 5 {
+		f := openWarm(t, 2)
+		f.check(Spec{Shared: true, Argv: []string{"true"}})
+		f.awaitMaking()
+		must(t, f.host.Close())
+		left, err := names(filepath.Join(f.host.cfg.Dir, "layers"))
+		if err != nil || len(left) > 0 {
+			t.Errorf("left: %s, %v", left, err)
+		}
+	}
+	f := openWarm(t, 2)
+	b, _, _ := f.start(Spec{Shared: true, Argv: []string{"sleep", "1000"}})
+	f.awaitMaking()
+	if err := f.host.Close(); err == nil {
+		t.Error("it closes while a sandbox is open")
+	}
+	must(t, b.Close())
+	f.check(Spec{Shared: true, Argv: []string{"true"}}) // it goes on
+	must(t, f.host.Close())
+	if _, _, _, err := f.try(Spec{Shared: true, Argv: []string{"true"}}); err == nil {
+		t.Error("a closed host starts a task")
+	}
+}
+
+// zygotePid is the process that makes the others.
+func (f *fixture) zygotePid() int {
+	f.Helper()
+	f.host.zygote.mu.Lock()
+	defer f.host.zygote.mu.Unlock()
+	pid, err := f.host.zygote.now.process.Pid()
+	must(f.T, err)
+	return pid
+}
+
+// TestZygoteDies: its sandboxes end with it, as lost, and the next task finds another.
+func TestZygoteDies(t *testing.T) {
+	f := newByHand(t, 2)
+	task := Spec{Shared: true, Argv: []string{"true"}}
+	f.check(task)
+	first := f.zygotePid()
+	must(t, unix.Kill(first, unix.SIGKILL))
+	f.await("it is reaped", func() bool { return unix.Kill(first, 0) == unix.ESRCH })
+	f.check(task) // one dead between tasks
+	if f.zygotePid() == first {
+		t.Error("it is the same")
+	}
+	f.host.fill()
+	boxes := f.waiting()
+	running, _, _ := f.start(Spec{Argv: []string{"sleep", "1000"}})
+	must(t, unix.Kill(f.zygotePid(), unix.SIGKILL))
+	exit, err := running.Wait(t.Context())
+	if err != nil || !exit.Lost || running.Work() != nil {
+		t.Errorf("a running task: %+v, %v", exit, err)
+	}
+	must(t, running.Close())
+	f.gone(running.box)
+	f.check(task)
+	for _, b := range boxes {
+		must(t, b.await())
+	}
+	f.await("what waited is unmade", func() bool { _, err := os.Stat(boxes[0].dir()); return err != nil })
+}
+
+// TestZygoteDiesAsATaskStarts: the task runs, unless it ran when all of the dead one's sandboxes ended. No task is told of a
+// sandbox that died while it waited.
+func TestZygoteDiesAsATaskStarts(t *testing.T) {
+	f := newByHand(t, 2)
+	task := Spec{Shared: true, Argv: []string{"true"}}
+	f.check(task)
+	for range 20 {
+		f.host.fill()
+		must(t, unix.Kill(f.zygotePid(), unix.SIGKILL))
+		b, _, _ := f.start(task)
+		if exit, err := b.Wait(t.Context()); err != nil || exit.Code != 0 && !exit.Lost {
+			t.Errorf("%+v, %v", exit, err)
+		}
+		must(t, b.Close())
+	}
+	f.check(task)
+}
+
+// TestZygoteHangs: one that does not answer is replaced, and its sandboxes are lost.
+func TestZygoteHangs(t *testing.T) {
+	f := newFixture(t)
+	task := Spec{Argv: []string{"true"}}
+	f.check(task)
+	running, _, _ := f.start(Spec{Argv: []string{"sleep", "1000"}})
+	stopped := f.zygotePid()
+	f.host.zygote.timeout = 100 * time.Millisecond
+	must(t, unix.Kill(stopped, unix.SIGSTOP))
+	b, _, _, err := f.try(task)
+	// The next one may be slower than that, under load.
+	f.host.zygote.mu.Lock()
+	f.host.zygote.timeout = zygoteTime
+	f.host.zygote.mu.Unlock()
+	if err == nil {
+		_, err = b.Wait(t.Context())
+		must(t, b.Close())
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	if f.zygotePid() == stopped {
+		t.Error("it is the same")
+	}
+	exit, err := running.Wait(t.Context())
+	if err != nil || !exit.Lost {
+		t.Errorf("a running task: %+v, %v", exit, err)
+	}
+	must(t, running.Close())
+	f.gone(running.box)
+	f.check(task)
+}

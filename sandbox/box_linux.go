@@ -283,10 +283,12 @@ func (b *box) reply(p *program, want first.ReplyKind) (text string, files []*os.
 	return string(body), files, nil
 }
 
+var errEndedEarly = errors.New("its first process ended early")
+
 // explain makes words of an error that comes from the first process's death.
 func (b *box) explain(err error) error {
 	if !errors.Is(err, io.EOF) && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
 		return err
 	}
-	return fmt.Errorf("its first processes ended early; is the memory limit below 4 MiB? (%w)", err)
+	return fmt.Errorf("%w; is the memory limit below 4 MiB? (%w)", errEndedEarly, err)
 }

@@ -83,7 +83,7 @@ func Open(cfg Config) (*Host, error) {
 	if err := os.Setenv("GOMAXPROCS", "1"); err != nil {
 		return nil, fmt.Errorf("sandbox: %w", err)
 	}
-	h := &Host{cfg: cfg, kinds: map[kindOf]*kind{}, filters: map[FilterOptions][]unix.SockFilter{}}
+	h := &Host{cfg: cfg, zygote: zygote{timeout: zygoteTime}, kinds: map[kindOf]*kind{}, filters: map[FilterOptions][]unix.SockFilter{}}
 	if err := h.begin(); err != nil {
 		return nil, errors.Join(fmt.Errorf("sandbox: %w", err), h.Close())
 	}

@@ -63,7 +63,11 @@ func (h *Host) Start(ctx context.Context, spec Spec) (*Sandbox, error) {
 	if err := h.starts(); err != nil {
 		return nil, fmt.Errorf("sandbox: %w", err)
 	}
-	s, err := h.startIn(ctx, &spec)
+	s, err := h.try(ctx, &spec, false)
+	if errors.Is(err, errEndedEarly) && ctx.Err() == nil {
+		// No command ran. It, or what made it, may have been killed while it waited.
+		s, err = h.try(ctx, &spec, true)
+	}
 	h.started()
 	if err != nil {
 		h.gone()
@@ -72,8 +76,9 @@ func (h *Host) Start(ctx context.Context, spec Spec) (*Sandbox, error) {
 	return s, nil
 }
 
-func (h *Host) startIn(ctx context.Context, spec *Spec) (*Sandbox, error) {
-	b, err := h.obtain(spec)
+// try starts a task in a box that waits, or in a fresh one.
+func (h *Host) try(ctx context.Context, spec *Spec, fresh bool) (*Sandbox, error) {
+	b, err := h.obtain(spec, fresh)
 	if err != nil {
 		return nil, err
 	}

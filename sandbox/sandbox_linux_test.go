@@ -29,6 +29,12 @@ type fixture struct {
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
+	return newWarm(t, 0)
+}
+
+// newWarm is newFixture with so many sandboxes kept prepared.
+func newWarm(t *testing.T, n int) *fixture {
+	t.Helper()
 	testutil.RequireRoot(t)
 	if !warm {
 		// libcontainer keeps descriptors of / and /sys/fs/cgroup from the first time on.
@@ -36,7 +42,7 @@ func newFixture(t *testing.T) *fixture {
 		t.Run("warm up", func(t *testing.T) { openFixture(t).run(Spec{Argv: []string{"true"}}) })
 	}
 	testutil.CheckLeaks(t)
-	return openFixture(t)
+	return openWarm(t, n)
 }
 
 func openFixture(t *testing.T) *fixture {

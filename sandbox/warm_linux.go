@@ -50,7 +50,7 @@ type keeper struct {
 }
 
 // obtain takes a box that fits a task from those that wait, or makes one.
-func (h *Host) obtain(spec *Spec) (*box, error) {
+func (h *Host) obtain(spec *Spec, fresh bool) (*box, error) {
 	if !spec.Shared || len(spec.Inputs) > 0 {
 		return h.single(spec)
 	}
@@ -63,7 +63,7 @@ func (h *Host) obtain(spec *Spec) (*box, error) {
 	}
 	k.used = time.Now()
 	var b *box
-	for b == nil && len(k.boxes) > 0 {
+	for b == nil && len(k.boxes) > 0 && !fresh {
 		b, k.boxes = k.boxes[len(k.boxes)-1], k.boxes[:len(k.boxes)-1]
 		if b.ended() {
 			h.discard(b)
@@ -194,7 +194,9 @@ func (h *Host) startKeeper() {
 			case <-h.keeper.stop:
 				return
 			case <-tick.C:
-				h.trim()
+				short, err := memoryIsShort()
+				h.note(err)
+				h.trim(short)
 			case <-h.keeper.wake:
 				h.fill()
 			}
@@ -247,9 +249,7 @@ func (h *Host) lacking() (key kindOf, k *kind) {
 }
 
 // trim unmakes the boxes of kinds that nobody asked for in a while, and all where memory is short.
-func (h *Host) trim() {
-	short, err := memoryIsShort()
-	h.note(err)
+func (h *Host) trim(short bool) {
 	h.mu.Lock()
 	h.short = short
 	var boxes []*box
@@ -272,15 +272,20 @@ func memoryIsShort() (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	return tellsShort(string(b))
+}
+
+// tellsShort reads /proc/meminfo: proc_meminfo(5).
+func tellsShort(meminfo string) (bool, error) {
 	kb := map[string]int64{}
-	for line := range strings.Lines(string(b)) {
+	for line := range strings.Lines(meminfo) {
 		k, v, _ := strings.Cut(line, ":")
 		if f := strings.Fields(v); len(f) > 0 {
 			kb[k], _ = strconv.ParseInt(f[0], 10, 64)
 		}
 	}
 	if kb["MemTotal"] == 0 || kb["MemAvailable"] == 0 {
-		return false, fmt.Errorf("/proc/meminfo tells no memory: %.100q", b)
+		return false, fmt.Errorf("/proc/meminfo tells no memory: %.100q", meminfo)
 	}
 	return kb["MemAvailable"] < kb["MemTotal"]/lowMemory, nil
 }

@@ -2,242 +2,421 @@ package sandbox
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime/debug"
-	"slices"
-	"strconv"
-	"strings"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/sandboxd/sandboxd/limits"
 	"github.com/sandboxd/sandboxd/netpolicy"
-	"github.com/sandboxd/sandboxd/sandbox/internal/first"
 )
 
-// TestZygoteStaysSmall: what is asked of a zygote leaves nothing in its memory, of which each first process has a copy.
-func TestZygoteStaysSmall(t *testing.T) {
-	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
-		t.Skip("the race detector's own memory grows")
-	}
-	f := newFixture(t)
-	rss := func() int {
-		pid, err := f.host.zygote.now.process.Pid()
-		must(t, err)
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-		must(t, err)
-		_, after, _ := strings.Cut(string(b), "VmRSS:")
-		n, err := strconv.Atoi(strings.Fields(after)[0])
-		must(t, err)
-		return n
-	}
-	const many = 1500
-	var before int
-	for i := range many {
-		sock, inside, err := first.SocketPair()
-		must(t, err)
-		ids, err := f.host.ranges.take()
-		must(t, err)
-		line := fmt.Sprintf("0 %d %d\n", ids.base, rangeSize)
-		pidfd, err := f.host.zygote.clone(f.host, inside, first.Request{UIDs: line, GIDs: line})
-		must(t, err)
-		must(t, errors.Join(sock.Close(), inside.Close(), awaitExit(pidfd), pidfd.Close(), f.host.ranges.give(ids)))
-		if i == many/3 {
-			before = rss()
-		}
-	}
-	if after := rss(); after > before+4<<10 {
-		t.Errorf("%d kB after %d sandboxes, %d kB after %d", before, many/3, after, many)
-	}
-}
-
-func awaitExit(pidfd *os.File) error {
-	for {
-		_, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd.Fd()), Events: unix.POLLIN}}, -1)
-		if err != unix.EINTR {
-			return err
+// await waits for what comes on its own.
+func (f *fixture) await(what string, there func() bool) {
+	f.Helper()
+	for end := time.Now().Add(time.Minute); !there(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			f.Fatalf("it does not come: %s", what)
 		}
 	}
 }
 
-// TestSessionKeyringIsItsOwn: on that of a zygote's all sandboxes would meet.
-func TestSessionKeyringIsItsOwn(t *testing.T) {
-	f := newFixture(t)
-	x, err := f.host.templates.make(f.root, nil)
-	must(t, err)
-	defer func() { must(t, x.close()) }()
-	for range 2 {
-		b, err := f.host.prepare(x, netpolicy.Isolated)
-		must(t, err)
-		defer func() { must(t, b.undoAll()) }()
-		p := newProgram()
-		name := p.room(256)
-		p.call("session keyring", unix.SYS_KEYCTL, unix.KEYCTL_GET_KEYRING_ID, uint64(1<<64-3), 0) // KEY_SPEC_SESSION_KEYRING
-		p.ignore(unix.ENOSYS)
-		id := p.keep()
-		p.call("describe it", unix.SYS_KEYCTL, unix.KEYCTL_DESCRIBE, id, name, 256)
-		p.ignore(unix.ENOSYS)
-		n := p.keep()
-		p.do("tell", first.OpSend, int(first.Ready), name, n, 0, 0)
-		text, files, err := b.run(p, first.Ready)
-		must(t, err)
-		first.CloseAll(files)
-		if strings.Contains(text, "zygote") {
-			t.Errorf("the session keyring is %q", text)
-		}
-	}
+func (f *fixture) awaitWaiting(n int) {
+	f.Helper()
+	f.await(fmt.Sprintf("%d sandboxes wait", n), func() bool { return f.host.Waiting() == n })
 }
 
-// TestTemplateThatFailed: what kept one task from its root does not keep all later ones.
-func TestTemplateThatFailed(t *testing.T) {
+// newByHand is a fixture whose keeper is the test: fill and trim are called by it alone.
+func newByHand(t *testing.T, n int) *fixture {
+	t.Helper()
 	f := newFixture(t)
-	fifo := filepath.Join(f.root.Dir(), "fifo")
-	must(t, unix.Mkfifo(fifo, 0o644))
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	must(t, err)
-	defer null.Close()
-	spec := Spec{Root: f.root, Shared: true, Argv: []string{"/bin/true"}, Stdio: [3]*os.File{null, null, null}}
-	if _, err := f.host.Start(context.Background(), spec); err == nil {
-		t.Fatal("a root with a FIFO was taken")
-	}
-	must(t, os.Remove(fifo))
-	if r := f.run(Spec{Shared: true, Argv: []string{"true"}}); r.Code != 0 {
-		t.Errorf("%+v %s", r.Exit, r.err)
-	}
-	must(t, f.host.Forget(f.root))
+	f.host.cfg.Warm = n
+	return f
 }
 
-// TestHideIsBounded: a tree of the caller's making does not take all of the daemon's descriptors.
-func TestHideIsBounded(t *testing.T) {
-	f := newFixture(t)
-	for depth, want := range map[int]string{hideDepth - 2: "", 2 * hideDepth: "too deep"} {
-		dir := makeTree(t, 1000, 1000, map[string]string{"out/" + strings.Repeat("d/", depth) + "file": "x", "keep": ""})
-		null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-		must(t, err)
-		defer null.Close()
-		spec := Spec{Root: f.root, Argv: []string{"/bin/test", "!", "-e", "out"}, Stdio: [3]*os.File{null, null, null},
-			Work: Work{Dir: dir, UID: 1000, GID: 1000, Hide: []string{"out", "gone/x", "keep/x"}}}
-		s, err := f.host.Start(context.Background(), spec)
-		if want != "" {
-			if bad := (*OutputError)(nil); !errors.As(err, &bad) || bad.Output != "out" || !strings.Contains(bad.Reason, want) {
-				t.Errorf("depth %d: %v", depth, err)
-			}
-			continue
-		}
-		must(t, err)
-		e, err := s.Wait(context.Background())
-		must(t, errors.Join(err, s.Close()))
-		if e.Code != 0 {
-			t.Errorf("depth %d: out was there", depth)
-		}
-	}
-}
-
-// TestWarmHasNoLimitsOfOthers: whatever limits a prepared sandbox has, it gets the task's.
-func TestWarmHasNoLimitsOfOthers(t *testing.T) {
-	f := newFixture(t)
-	k := &kind{used: time.Now()}
-	key := kindOf{f.root, netpolicy.Isolated}
-	must(t, f.host.ready(key, k))
-	b, err := f.host.prepare(k.template, key.network)
-	must(t, err)
-	must(t, b.group.Limit(limits.Limits{MemoryBytes: 64 << 20, PidsMax: 5, CPUQuotaUS: 50_000}))
-	k.boxes = append(k.boxes, b)
+// waiting are the boxes that wait for a task with an isolated network.
+func (f *fixture) waiting() []*box {
 	f.host.mu.Lock()
-	f.host.kinds[key] = k
+	defer f.host.mu.Unlock()
+	if k := f.host.kinds[kindOf{f.root, netpolicy.Isolated}]; k != nil {
+		return append([]*box(nil), k.boxes...)
+	}
+	return nil
+}
+
+func (f *fixture) check(spec Spec) result {
+	f.Helper()
+	r := f.run(spec)
+	if r.Code != 0 || r.Lost {
+		f.Fatalf("%+v %s %s", r.Exit, r.out, r.err)
+	}
+	must(f.T, r.box.Close())
+	return r
+}
+
+func TestWarmIsTakenAndMadeAgain(t *testing.T) {
+	f := newByHand(t, 2)
+	task := Spec{Shared: true, Argv: []string{"true"}}
+	f.host.fill()
+	if n := f.host.Waiting(); n != 0 {
+		t.Fatalf("%d wait before any task", n)
+	}
+	f.check(task)
+	f.host.fill()
+	before := f.waiting()
+	if len(before) != 2 {
+		t.Fatalf("%d wait", len(before))
+	}
+	r := f.check(task)
+	if r.box.box != before[0] && r.box.box != before[1] {
+		t.Error("none that waited was taken")
+	}
+	// Others are none of this kind.
+	for name, spec := range map[string]Spec{
+		"not shared": {Argv: task.Argv}, "another network": {Shared: true, Argv: task.Argv, Network: netpolicy.Loopback},
+		"an input": {Shared: true, Argv: task.Argv, Inputs: []Bind{{File: makeTree(t, 0, 0, nil), Target: "/in"}}},
+	} {
+		f.check(spec)
+		if left := f.waiting(); len(left) != 1 || left[0] == r.box.box {
+			t.Fatalf("%s: %d wait", name, len(left))
+		}
+	}
+	f.host.fill()
+	if n := f.host.Waiting(); n != 4 { // of the loopback network, too
+		t.Errorf("%d wait", n)
+	}
+	f.host.fill()
+	if n := f.host.Waiting(); n != 4 {
+		t.Errorf("%d wait after another look", n)
+	}
+}
+
+// TestWarmGivesWay: while a task starts, and while as many commands run as there are processors, none is made.
+func TestWarmGivesWay(t *testing.T) {
+	f := newByHand(t, 1)
+	f.check(Spec{Shared: true, Argv: []string{"true"}})
+	must(t, f.host.starts())
+	if f.host.fill(); f.host.Waiting() != 0 {
+		t.Error("one was made while a task started")
+	}
+	f.host.started()
+	f.host.gone()
+	var all []*Sandbox
+	for range runtime.NumCPU() {
+		b, _, _ := f.start(Spec{Shared: true, Argv: []string{"sleep", "1000"}})
+		all = append(all, b)
+	}
+	if f.host.fill(); f.host.Waiting() != 0 {
+		t.Error("one was made while all processors were in use")
+	}
+	must(t, all[0].Kill())
+	if _, err := all[0].Wait(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	f.await("the command is counted out", func() bool {
+		f.host.mu.Lock()
+		defer f.host.mu.Unlock()
+		return f.host.running < runtime.NumCPU()
+	})
+	if f.host.fill(); f.host.Waiting() != 1 {
+		t.Error("none was made while a processor was idle")
+	}
+}
+
+// TestWarmIsDropped: those that nobody asks for in a while, and all when memory is short.
+func TestWarmIsDropped(t *testing.T) {
+	f := newByHand(t, 2)
+	task := Spec{Shared: true, Argv: []string{"true"}}
+	loop := Spec{Shared: true, Argv: []string{"true"}, Network: netpolicy.Loopback}
+	f.check(task)
+	f.check(loop)
+	f.host.fill()
+	f.host.trim(false)
+	if n := f.host.Waiting(); n != 4 {
+		t.Fatalf("%d wait", n)
+	}
+	f.host.mu.Lock()
+	f.host.kinds[kindOf{f.root, netpolicy.Loopback}].used = time.Now().Add(-warmFor)
 	f.host.mu.Unlock()
-	defer func() { must(t, f.host.Forget(f.root)) }()
-	r := f.run(Spec{Shared: true, Script: "for i in 1 2 3 4 5 6 7 8; do sleep 0.01 & done; wait"})
-	if r.box.id != b.id {
-		t.Fatal("it was not taken")
+	f.host.trim(false)
+	f.host.fill()
+	if n := f.host.Waiting(); n != 2 || len(f.waiting()) != 2 {
+		t.Errorf("%d wait when one kind is idle", n)
 	}
-	if a := r.box.Group().Applied(); r.Code != 0 || a["pids.max"] != "" || a["cpu.max"] != "" || a["memory.max"] != "" || a["memory.limit_in_bytes"] != "" {
-		t.Errorf("%+v %s; applied %v", r.Exit, r.err, a)
+	ended := f.waiting()
+	f.host.trim(true)
+	f.host.fill()
+	if n := f.host.Waiting(); n != 0 {
+		t.Errorf("%d wait when memory is short", n)
 	}
-}
-
-// TestCommandSeesNothingOfOthers lists what a command has got: descriptors, mounts, and what it can do to the first process.
-func TestCommandSeesNothingOfOthers(t *testing.T) {
-	f := newFixture(t)
-	dir := makeTree(t, 1000, 1000, map[string]string{"a": ""})
-	r := f.run(Spec{Work: Work{Dir: dir, UID: 1000, GID: 1000}, Script: `
-ls /proc/self/fd | tr '\n' ' '; echo
-for f in exe cwd root fd environ mem maps ns/user io stack syscall auxv; do cat /proc/1/$f >/dev/null 2>&1 || readlink /proc/1/$f 2>/dev/null && echo "/proc/1/$f is open"; done
-for s in STOP KILL TERM SEGV HUP; do kill -$s 1 2>/dev/null && echo "PID 1 takes $s"; done
-(echo 1000 >/proc/1/oom_score_adj) 2>/dev/null && echo "PID 1 can be made a victim"
-cut -d' ' -f5 /proc/self/mountinfo | grep -E 'scratch|lower|layer|empty|^/root'
-sed 's/.*://' /proc/self/cgroup | sort -u
-`})
-	if want := "0 1 2 3 \n"; !strings.HasPrefix(r.out, want) || strings.Trim(r.out[len(want):], "/\n") != "" {
-		t.Errorf("%q\n%s", r.out, r.err)
+	for _, b := range ended {
+		f.gone(b)
+	}
+	f.check(task) // all the same
+	f.host.trim(false)
+	f.check(loop)
+	f.host.fill()
+	if n := f.host.Waiting(); n != 4 {
+		t.Errorf("%d wait afterwards", n)
 	}
 }
 
-// TestTemplateIsOutOfReach: not even a sandbox's root can write to what others' roots are made of.
-func TestTemplateIsOutOfReach(t *testing.T) {
-	f := newFixture(t)
-	x, err := f.host.templates.make(f.root, nil)
-	must(t, err)
-	defer func() { must(t, x.close()) }()
-	b, err := f.host.prepare(x, netpolicy.Isolated)
-	must(t, err)
-	defer func() { must(t, b.undoAll()) }()
-	p := newProgram()
-	attr := make(raw, unsafe.Sizeof(unix.MountAttr{}))
-	attr[8] = unix.MOUNT_ATTR_RDONLY // what to clear is the second field
-	p.call("make it writable", unix.SYS_MOUNT_SETATTR, unix.AT_FDCWD, text("/root"), 0, attr, len(attr))
-	p.ignore(unix.EPERM)
-	p.call("write", unix.SYS_FACCESSAT, unix.AT_FDCWD, text("/root/etc"), unix.W_OK)
-	p.do("tell", first.OpSend, int(first.Ready), 0, 0, 0, 0)
-	_, files, err := b.run(p, first.Ready)
-	first.CloseAll(files)
-	if !errors.Is(err, unix.EROFS) && !errors.Is(err, unix.EACCES) {
+func TestMemoryIsShort(t *testing.T) {
+	for text, want := range map[string]bool{
+		"MemTotal: 20000 kB\nMemFree: 1 kB\nMemAvailable: 1000 kB\n": false,
+		"MemTotal: 20000 kB\nMemAvailable: 999 kB\n":                 true,
+	} {
+		if short, err := tellsShort(text); short != want || err != nil {
+			t.Errorf("%q: %t, %v", text, short, err)
+		}
+	}
+	for _, text := range []string{"", "MemTotal: 1 kB\n", "MemTotal:\nMemAvailable: x kB\n"} {
+		if _, err := tellsShort(text); err == nil {
+			t.Errorf("%q is taken", text)
+		}
+	}
+	if _, err := memoryIsShort(); err != nil {
 		t.Error(err)
 	}
 }
 
-// TestZygoteThatDied: its sandboxes end with it, and the next ones have another.
-func TestZygoteThatDied(t *testing.T) {
-	f := newFixture(t)
-	for range 3 {
-		s, _, _ := f.start(Spec{Argv: []string{"sleep", "1000"}})
-		must(t, f.host.zygote.now.process.Signal(os.Kill))
-		e, err := s.Wait(context.Background())
-		must(t, err)
-		if !e.Lost {
-			t.Errorf("%+v", e)
-		}
-		must(t, s.Close())
-		if r := f.run(Spec{Argv: []string{"true"}}); r.Code != 0 {
-			t.Errorf("afterwards: %+v", r.Exit)
+// gone sees that nothing is left of a box.
+func (f *fixture) gone(b *box) {
+	f.Helper()
+	if !b.ended() {
+		f.Errorf("the first process of %s lives", b.id)
+	}
+	if _, err := os.Stat(b.dir()); err == nil {
+		f.Errorf("%s is there", b.dir())
+	}
+	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		if found, _ := filepath.Glob(pattern + b.group.Path()); len(found) > 0 {
+			f.Errorf("its groups are there: %s", found)
 		}
 	}
 }
 
-// TestZygoteThatRefuses: what keeps one sandbox from being made, as a limit of the machine's does, ends no other.
-func TestZygoteThatRefuses(t *testing.T) {
+// TestBoxIsUsedOnce: after a task nothing of its sandbox is left, and no other task gets it.
+func TestBoxIsUsedOnce(t *testing.T) {
+	f := newWarm(t, 3)
+	var mu sync.Mutex
+	seen := map[string]bool{}
+	once := func(t *testing.T, b *box) {
+		mu.Lock()
+		defer mu.Unlock()
+		if seen[b.id] {
+			t.Errorf("%s was used twice", b.id)
+		}
+		seen[b.id] = true
+	}
+	for range 10 {
+		b, _, _ := f.start(Spec{Shared: true, Argv: []string{"true"}})
+		once(t, b.box)
+		if in, err := b.group.Procs(); err != nil || len(in) > 2 {
+			t.Errorf("in its group: %v, %v", in, err)
+		}
+		_, err := b.Wait(t.Context())
+		must(t, err)
+		must(t, b.Close())
+		f.gone(b.box)
+	}
+	f.awaitWaiting(3)
+	var all sync.WaitGroup
+	for range 12 {
+		all.Go(func() {
+			b, _, _, err := f.try(Spec{Shared: true, Argv: []string{"true"}})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			once(t, b.box)
+			if _, err := b.Wait(context.Background()); err != nil {
+				t.Error(err)
+			}
+			if err := b.Close(); err != nil {
+				t.Error(err)
+			}
+			f.gone(b.box)
+		})
+	}
+	all.Wait()
+	for _, b := range f.waiting() {
+		once(t, b)
+	}
+}
+
+// TestWarmThatDiedIsNotUsed: a task gets one that lives.
+func TestWarmThatDiedIsNotUsed(t *testing.T) {
+	f := newByHand(t, 3)
+	f.check(Spec{Shared: true, Argv: []string{"true"}})
+	f.host.fill()
+	boxes := f.waiting()
+	for _, b := range boxes[1:] {
+		must(t, b.Kill())
+		must(t, b.await())
+	}
+	if r := f.check(Spec{Shared: true, Argv: []string{"true"}}); r.box.box != boxes[0] {
+		t.Error("it was not the one that lives")
+	}
+	f.await("what died is unmade", func() bool { _, err := os.Stat(boxes[1].dir()); return err != nil })
+	if n := f.host.Waiting(); n != 0 {
+		t.Errorf("%d wait", n)
+	}
+}
+
+// TestForgetDropsWhatWaits: of a root nothing is left, also what was being made, and others keep theirs.
+func TestForgetDropsWhatWaits(t *testing.T) {
+	f := newWarm(t, 2)
+	f.check(Spec{Shared: true, Argv: []string{"true"}})
+	f.awaitWaiting(2)
+	boxes := f.waiting()
+	must(t, f.host.Forget(f.root))
+	if n := f.host.Waiting(); n != 0 {
+		t.Errorf("%d wait", n)
+	}
+	for _, b := range boxes {
+		f.gone(b)
+	}
+	for range 5 {
+		f.check(Spec{Shared: true, Argv: []string{"true"}})
+		f.awaitMaking()
+		must(t, f.host.Forget(f.root))
+	}
+	must(t, f.host.Close()) // finds none open
+}
+
+// awaitMaking waits until the keeper makes one.
+func (f *fixture) awaitMaking() {
+	f.Helper()
+	f.await("one is made", func() bool {
+		f.host.mu.Lock()
+		defer f.host.mu.Unlock()
+		for _, k := range f.host.kinds {
+			if k.making > 0 || len(k.boxes) > 0 {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// TestCloseWhileWarming: what waits and what is being made is unmade, and the leak check finds nothing.
+func TestCloseWhileWarming(t *testing.T) {
+	newFixture(t)
+	for range 5 {
+		f := openWarm(t, 2)
+		f.check(Spec{Shared: true, Argv: []string{"true"}})
+		f.awaitMaking()
+		must(t, f.host.Close())
+		left, err := names(filepath.Join(f.host.cfg.Dir, "layers"))
+		if err != nil || len(left) > 0 {
+			t.Errorf("left: %s, %v", left, err)
+		}
+	}
+	f := openWarm(t, 2)
+	b, _, _ := f.start(Spec{Shared: true, Argv: []string{"sleep", "1000"}})
+	f.awaitMaking()
+	if err := f.host.Close(); err == nil {
+		t.Error("it closes while a sandbox is open")
+	}
+	must(t, b.Close())
+	f.check(Spec{Shared: true, Argv: []string{"true"}}) // it goes on
+	must(t, f.host.Close())
+	if _, _, _, err := f.try(Spec{Shared: true, Argv: []string{"true"}}); err == nil {
+		t.Error("a closed host starts a task")
+	}
+}
+
+// zygotePid is the process that makes the others.
+func (f *fixture) zygotePid() int {
+	f.Helper()
+	f.host.zygote.mu.Lock()
+	defer f.host.zygote.mu.Unlock()
+	pid, err := f.host.zygote.now.process.Pid()
+	must(f.T, err)
+	return pid
+}
+
+// TestZygoteDies: its sandboxes end with it, as lost, and the next task finds another.
+func TestZygoteDies(t *testing.T) {
+	f := newByHand(t, 2)
+	task := Spec{Shared: true, Argv: []string{"true"}}
+	f.check(task)
+	first := f.zygotePid()
+	must(t, unix.Kill(first, unix.SIGKILL))
+	f.await("it is reaped", func() bool { return unix.Kill(first, 0) == unix.ESRCH })
+	f.check(task) // one dead between tasks
+	if f.zygotePid() == first {
+		t.Error("it is the same")
+	}
+	f.host.fill()
+	boxes := f.waiting()
+	running, _, _ := f.start(Spec{Argv: []string{"sleep", "1000"}})
+	must(t, unix.Kill(f.zygotePid(), unix.SIGKILL))
+	exit, err := running.Wait(t.Context())
+	if err != nil || !exit.Lost || running.Work() != nil {
+		t.Errorf("a running task: %+v, %v", exit, err)
+	}
+	must(t, running.Close())
+	f.gone(running.box)
+	f.check(task)
+	for _, b := range boxes {
+		must(t, b.await())
+	}
+	f.await("what waited is unmade", func() bool { _, err := os.Stat(boxes[0].dir()); return err != nil })
+}
+
+// TestZygoteDiesAsATaskStarts: the task runs, unless it ran when all of the dead one's sandboxes ended. No task is told of a
+// sandbox that died while it waited.
+func TestZygoteDiesAsATaskStarts(t *testing.T) {
+	f := newByHand(t, 2)
+	task := Spec{Shared: true, Argv: []string{"true"}}
+	f.check(task)
+	for range 20 {
+		f.host.fill()
+		must(t, unix.Kill(f.zygotePid(), unix.SIGKILL))
+		b, _, _ := f.start(task)
+		if exit, err := b.Wait(t.Context()); err != nil || exit.Code != 0 && !exit.Lost {
+			t.Errorf("%+v, %v", exit, err)
+		}
+		must(t, b.Close())
+	}
+	f.check(task)
+}
+
+// TestZygoteHangs: one that does not answer is replaced, and its sandboxes are lost.
+func TestZygoteHangs(t *testing.T) {
 	f := newFixture(t)
-	s, _, _ := f.start(Spec{Argv: []string{"sleep", "1000"}})
-	sock, inside, err := first.SocketPair()
-	must(t, err)
-	defer sock.Close()
-	defer inside.Close()
-	if _, err := f.host.zygote.clone(f.host, inside, first.Request{UIDs: "none", GIDs: "none"}); err == nil {
-		t.Error("a process without ids was made")
+	task := Spec{Argv: []string{"true"}}
+	f.check(task)
+	running, _, _ := f.start(Spec{Argv: []string{"sleep", "1000"}})
+	stopped := f.zygotePid()
+	f.host.zygote.timeout = 100 * time.Millisecond
+	must(t, unix.Kill(stopped, unix.SIGSTOP))
+	b, _, _, err := f.try(task)
+	// The next one may be slower than that, under load.
+	f.host.zygote.mu.Lock()
+	f.host.zygote.timeout = zygoteTime
+	f.host.zygote.mu.Unlock()
+	if err == nil {
+		_, err = b.Wait(t.Context())
+		must(t, b.Close())
 	}
-	if r := f.run(Spec{Argv: []string{"true"}}); r.Code != 0 {
-		t.Errorf("afterwards: %+v", r.Exit)
+	if err != nil {
+		t.Error(err)
 	}
-	must(t, s.Terminate())
-	e, err := s.Wait(context.Background())
-	must(t, err)
-	if e.Lost || e.Signal != int(unix.SIGTERM) {
-		t.Errorf("the other ended by %+v", e)
+	if f.zygotePid() == stopped {
+		t.Error("it is the same")
 	}
+	exit, err := running.Wait(t.Context())
+	if err != nil || !exit.Lost {
+		t.Errorf("a running task: %+v, %v", exit, err)
+	}
+	must(t, running.Close())
+	f.gone(running.box)
+	f.check(task)
 }

@@ -24,9 +24,10 @@ import (
 // zygote is the container of libcontainer's whose process makes the first process of each sandbox. One that has died,
 // or does not answer, is replaced; what it had made died with it, since their pid namespaces are in its own.
 type zygote struct {
-	mu  sync.Mutex // one may ask at a time
-	now *zygoteProcess
-	n   int
+	mu      sync.Mutex // one may ask at a time
+	timeout time.Duration
+	now     *zygoteProcess
+	n       int
 }
 
 type zygoteProcess struct {
@@ -47,7 +48,7 @@ func (z *zygote) clone(h *Host, inside *os.File, r first.Request) (*os.File, err
 	if err := z.ready(h); err != nil {
 		return nil, err
 	}
-	pidfd, err := first.Ask(z.now.sock, inside, r, zygoteTime)
+	pidfd, err := first.Ask(z.now.sock, inside, r, z.timeout)
 	if err != nil && !gone(err) {
 		return nil, fmt.Errorf("zygote: %w", err) // to end it would end all sandboxes
 	}
@@ -58,7 +59,7 @@ func (z *zygote) clone(h *Host, inside *os.File, r first.Request) (*os.File, err
 		if e := z.ready(h); e != nil {
 			return nil, errors.Join(err, e)
 		}
-		if pidfd, err = first.Ask(z.now.sock, inside, r, zygoteTime); err != nil {
+		if pidfd, err = first.Ask(z.now.sock, inside, r, z.timeout); err != nil {
 			err = z.now.explain(err)
 			z.replace(h)
 			return nil, err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -202,33 +203,49 @@ func FuzzDigest(f *testing.F) {
 	})
 }
 
-func benchHit(b *testing.B, blobs int) {
-	c, _ := openTest(b, Config{})
-	var ds []Digest
-	for i := range blobs {
-		ds = append(ds, put(b, c, strings.Repeat("x", 1000+i)))
+// BenchmarkResult is a lookup that hits, which looks for each blob; and one that misses.
+func BenchmarkResult(b *testing.B) {
+	for _, blobs := range []int{0, 3, 100, 1000, 10_000} {
+		b.Run(fmt.Sprintf("hit/blobs=%d", blobs), func(b *testing.B) {
+			c, _ := openTest(b, Config{})
+			var ds []Digest
+			for i := range blobs {
+				ds = append(ds, put(b, c, fmt.Sprintf("%1000d", i)))
+			}
+			putResult(b, c, "u0", action, strings.Repeat("r", 1000), ds...)
+			for b.Loop() {
+				if _, _, err := c.Result("u0", action); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
-	putResult(b, c, "u0", action, strings.Repeat("r", 1000), ds...)
-	for b.Loop() {
-		if _, _, err := c.Result("u0", action); err != nil {
-			b.Fatal(err)
+	b.Run("miss", func(b *testing.B) {
+		c, _ := openTest(b, Config{})
+		for b.Loop() {
+			if _, _, err := c.Result("u0", action); !errors.Is(err, fs.ErrNotExist) {
+				b.Fatal(err)
+			}
 		}
-	}
+	})
 }
 
-func BenchmarkResultHit3(b *testing.B)    { benchHit(b, 3) }
-func BenchmarkResultHit1000(b *testing.B) { benchHit(b, 1000) }
-
-func BenchmarkStoreResult3(b *testing.B) {
-	c, _ := openTest(b, Config{})
-	n := 0
-	for b.Loop() {
-		var ds []Digest
-		for range 3 {
-			n++
-			ds = append(ds, put(b, c, strings.Repeat("x", n)))
-		}
-		putResult(b, c, "u0", ds[0], "record", ds...)
+// BenchmarkPutResult is the storing of new blobs of 1 KiB and a result that needs them, on disk at the end.
+func BenchmarkPutResult(b *testing.B) {
+	for _, blobs := range []int{0, 3, 100, 1000} {
+		b.Run(fmt.Sprintf("blobs=%d", blobs), func(b *testing.B) {
+			c, _ := openTest(b, Config{})
+			n := 0
+			for b.Loop() {
+				var ds []Digest
+				for range blobs {
+					n++
+					ds = append(ds, put(b, c, fmt.Sprintf("%1024d", n)))
+				}
+				n++
+				putResult(b, c, "u0", DigestOf(fmt.Append(nil, n)), "record", ds...)
+			}
+		})
 	}
 }
 

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"errors"
 	"path"
 	"sync"
 )
@@ -8,6 +9,10 @@ import (
 // maxSyncs is how many files are synced at once: a file system does several in the
 // time of one.
 const maxSyncs = 16
+
+// manySyncs is from how many files on the whole file system is synced, once: each sync of a file has the disk empty its
+// own cache. What others have written there has to be waited for, too.
+const manySyncs = 256
 
 // sync brings blobs and their names onto the disk. Those of which it is known already
 // cost nothing, which may be wrong if another process evicted and stored them meanwhile:
@@ -32,10 +37,8 @@ func (c *Cache) sync(ds []Digest) error {
 		dirs = append(dirs, "cas", ".")
 	}
 	c.mu.Unlock()
-	for _, names := range [][]string{todo, dirs} {
-		if err := c.syncAll(names); err != nil {
-			return err
-		}
+	if err := c.syncNames(todo, dirs); err != nil {
+		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -45,6 +48,29 @@ func (c *Cache) sync(ds []Digest) error {
 		c.synced[d.Hash] = true
 	}
 	return nil
+}
+
+// syncNames syncs files, and the directories that hold their names.
+func (c *Cache) syncNames(files, dirs []string) error {
+	if len(files) >= manySyncs {
+		if err := c.syncWhole(); !errors.Is(err, errors.ErrUnsupported) {
+			return err
+		}
+	}
+	if err := c.syncAll(files); err != nil {
+		return err
+	}
+	return c.syncAll(dirs)
+}
+
+// syncWhole syncs the cache's file system. It has an error of the disk even if that came before: of an open file
+// the kernel tells what nobody was told yet.
+func (c *Cache) syncWhole() error {
+	f, err := c.root.Open(".")
+	if err != nil {
+		return err
+	}
+	return errors.Join(syncFileSystem(f), f.Close())
 }
 
 // syncAll syncs files or directories. The error is that of any.

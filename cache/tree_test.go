@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -531,24 +530,31 @@ func TestHashFile(t *testing.T) {
 	}
 }
 
-func benchTree(b *testing.B, dirs, files int) {
-	c := trusting(b)
-	dir := b.TempDir()
-	for i := range files {
-		grow(b, dir, fmt.Sprintf("dir%03d/source_file_%05d.c", i%cmp.Or(dirs, 1), i))
-	}
-	f := openDir(b, dir)
-	if _, err := c.HashTree(b.Context(), f, TreeOptions{}); err != nil {
-		b.Fatal(err)
-	}
-	for b.Loop() {
-		tree, err := c.HashTree(b.Context(), f, TreeOptions{})
-		if err != nil || tree.Read != 0 {
-			b.Fatal(tree, err)
+// BenchmarkTree is the hashing of a tree: known, which every task pays for its work directory; and unknown.
+func BenchmarkTree(b *testing.B) {
+	for _, size := range []struct{ files, dirs int }{{10, 2}, {1000, 10}, {10_000, 100}, {10_000, 1}} {
+		dir := b.TempDir()
+		for i := range size.files {
+			grow(b, dir, fmt.Sprintf("dir%03d/source_file_%05d.c", i%size.dirs, i))
+		}
+		for _, known := range []bool{true, false} {
+			b.Run(fmt.Sprintf("known=%v/files=%d/dirs=%d", known, size.files, size.dirs), func(b *testing.B) {
+				c := trusting(b)
+				f := openDir(b, dir)
+				if _, err := c.HashTree(b.Context(), f, TreeOptions{}); err != nil {
+					b.Fatal(err)
+				}
+				n := uint32(0)
+				for b.Loop() {
+					if !known {
+						n++ // to another reader nothing is
+					}
+					tree, err := c.HashTree(b.Context(), f, TreeOptions{Reader: n})
+					if err != nil || known && tree.Read != 0 || !known && tree.Read != int64(size.files) {
+						b.Fatal(tree, err)
+					}
+				}
+			})
 		}
 	}
 }
-
-func BenchmarkTree10000(b *testing.B)     { benchTree(b, 100, 10_000) }
-func BenchmarkTree10000Flat(b *testing.B) { benchTree(b, 1, 10_000) }
-func BenchmarkTree10(b *testing.B)        { benchTree(b, 2, 10) }

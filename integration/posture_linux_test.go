@@ -221,6 +221,7 @@ var wantPosture = outcomes{
 	"mount /build":         "rw,nosuid,nodev ext4",
 	"mount /dev":           "ro,nosuid,noexec tmpfs",
 	"mount /dev/pts":       "rw,nosuid,noexec devpts",
+	"mount /.sandboxd":     "ro,nosuid,nodev tmpfs",
 	"mount /dev/shm":       "rw,nosuid,nodev,noexec tmpfs",
 	"mount /home/build":    "rw,nosuid,nodev tmpfs",
 	"mount /tmp":           "rw,nosuid,nodev tmpfs",

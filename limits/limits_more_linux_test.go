@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"strings"
@@ -75,6 +76,38 @@ func TestAppliedIsWhatTheKernelHolds(t *testing.T) {
 	for f, v := range want {
 		if got := read(g.file(f)); got != v || g.Applied()[f] != v {
 			t.Errorf("%s is %q, Applied says %q; want %q", f, got, g.Applied()[f], v)
+		}
+	}
+}
+
+// TestLimitReplaces: a group that is given other limits has those and no others.
+func TestLimitReplaces(t *testing.T) {
+	m := open(t)
+	weight := int64(0)
+	if m.can["io_weight"] {
+		weight = 200
+	}
+	values := func(g *Group) map[string]string {
+		all := map[string]string{}
+		for _, f := range []string{"cpu.max", "memory.max", "pids.max", "io.weight", "io.bfq.weight", "cpu.cfs_quota_us", "memory.limit_in_bytes",
+			"memory.memsw.limit_in_bytes", "blkio.bfq.weight"} {
+			if p := g.file(f); p != "" {
+				all[f] = read(p)
+			}
+		}
+		return all
+	}
+	g := create(t, m, "a", Limits{CPUQuotaUS: 50_000, MemoryBytes: 32 << 20, PidsMax: 7, IOWeight: weight})
+	for i, l := range []Limits{{}, {MemoryBytes: 64 << 20}, {CPUQuotaUS: 20_000, MemoryBytes: 16 << 20, PidsMax: 3}, {MemoryBytes: -1, PidsMax: -1}} {
+		if err := g.Limit(l); err != nil {
+			t.Fatalf("%+v: %v", l, err)
+		}
+		fresh := create(t, m, fmt.Sprint("fresh", i), l)
+		if got, want := values(g), values(fresh); !maps.Equal(got, want) {
+			t.Errorf("%+v: %v, in a new group %v", l, got, want)
+		}
+		if got, want := g.Applied(), fresh.Applied(); !maps.Equal(got, want) {
+			t.Errorf("%+v: applied %v, in a new group %v", l, got, want)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/cgroups/v3/cgroup1"
 	"github.com/containerd/cgroups/v3/cgroup2"
@@ -45,6 +46,25 @@ func (g *Group) apply(l Limits) error {
 		}
 	}
 	return errors.Join(g.confirm("memory.swap.max", "0"), g.confirm("memory.oom.group", "1"))
+}
+
+// lift takes a limit away, as in a group that never had it. On v1 memory without swap must not be more than with it, which
+// the library heeds when it lowers both, but not when it raises them.
+func (g *Group) lift(limit string) (err error) {
+	type value struct{ file, v string }
+	for _, f := range map[string][]value{
+		"cpu_quota_us": {{"cpu.max", "max 100000"}, {"cpu.cfs_quota_us", "-1"}},
+		"memory_bytes": {{"memory.max", "max"}, {"memory.memsw.limit_in_bytes", "-1"}, {"memory.limit_in_bytes", "-1"}},
+		"pids_max":     {{"pids.max", "max"}},
+	}[limit] {
+		if p := g.file(f.file); p != "" {
+			err = errors.Join(err, write(p, f.v))
+		}
+	}
+	if limit == "io_weight" && g.m.can[limit] {
+		err = g.setWeight(100)
+	}
+	return err
 }
 
 func (g *Group) update2(asked map[string]int64) error {
@@ -105,10 +125,8 @@ func (g *Group) update1(asked map[string]int64) error {
 
 // root is the directory that holds the mount of the hierarchy with the file f.
 func (g *Group) root(f string) string {
-	for _, h := range g.m.active() {
-		if _, err := os.Stat(h.dir + g.path + "/" + f); err == nil {
-			return filepath.Dir(h.dir)
-		}
+	if p := g.file(f); p != "" {
+		return filepath.Dir(strings.TrimSuffix(p, g.path+"/"+f))
 	}
 	return ""
 }

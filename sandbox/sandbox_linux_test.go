@@ -25,7 +25,6 @@ type fixture struct {
 	*testing.T
 	host *Host
 	root *rootfs.Rootfs
-	n    int
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -42,6 +41,12 @@ func newFixture(t *testing.T) *fixture {
 
 func openFixture(t *testing.T) *fixture {
 	t.Helper()
+	return openWarm(t, 0)
+}
+
+// openWarm is openFixture with so many sandboxes kept prepared.
+func openWarm(t *testing.T, n int) *fixture {
+	t.Helper()
 	dir := t.TempDir()
 	// A sandbox's root passes through on its way to the base.
 	for d := dir; d != "/" && d != os.TempDir(); d = filepath.Dir(d) {
@@ -50,12 +55,12 @@ func openFixture(t *testing.T) *fixture {
 	m, err := limits.Open(limits.Config{Parent: testutil.CgroupParent()})
 	must(t, err)
 	t.Cleanup(func() { must(t, m.Close()) })
-	h, err := Open(Config{Dir: filepath.Join(dir, "host"), RangesDir: filepath.Join(dir, "ids"), Limits: m})
+	h, err := Open(Config{Dir: filepath.Join(dir, "host"), RangesDir: filepath.Join(dir, "ids"), Limits: m, Warm: n})
 	must(t, err)
 	t.Cleanup(func() { must(t, h.Close()) })
 	root, err := rootfs.Open(filepath.Join(dir, "root"), rootfs.Spec{})
 	must(t, err)
-	t.Cleanup(func() { must(t, root.Close()) })
+	t.Cleanup(func() { must(t, errors.Join(h.Forget(root), root.Close())) })
 	return &fixture{T: t, host: h, root: root}
 }
 
@@ -84,8 +89,15 @@ func (f *fixture) run(spec Spec) result {
 
 func (f *fixture) start(spec Spec) (*Sandbox, <-chan string, <-chan string) {
 	f.Helper()
-	f.n++
-	spec.ID = fmt.Sprintf("t%d", f.n)
+	box, out, errs, err := f.try(spec)
+	must(f.T, err)
+	f.Cleanup(func() { must(f.T, box.Close()) })
+	return box, out, errs
+}
+
+// try is start for what may fail, and leaves it to the caller to close the sandbox.
+func (f *fixture) try(spec Spec) (*Sandbox, <-chan string, <-chan string, error) {
+	f.Helper()
 	spec.Root = f.root
 	if spec.Env == nil {
 		spec.Env = []string{"PATH=" + DefaultPath}
@@ -101,9 +113,7 @@ func (f *fixture) start(spec Spec) (*Sandbox, <-chan string, <-chan string) {
 	box, err := f.host.Start(context.Background(), spec)
 	outW.Close()
 	errW.Close()
-	must(f.T, err)
-	f.Cleanup(func() { must(f.T, box.Close()) })
-	return box, drain(outR), drain(errR)
+	return box, drain(outR), drain(errR), err
 }
 
 func drain(r *os.File) <-chan string {

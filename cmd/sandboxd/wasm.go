@@ -27,33 +27,32 @@ type wasmHost struct {
 	store *cache.Cache
 }
 
-// Reconfigure implements host.
-func (h wasmHost) Reconfigure(c config) { h.store.SetMaxBytes(int64(c.CacheMaxBytes)) }
+func (h wasmHost) reconfigure(c config) { h.store.SetMaxBytes(int64(c.CacheMaxBytes)) }
 
 // Close implements executor.Executor.
 func (h wasmHost) Close(ctx context.Context) error {
 	return errors.Join(h.Executor.Close(ctx), h.store.Close())
 }
 
-func openWasm(_ context.Context, c config, module string, log logrus.FieldLogger) (host, error) {
+func openWasm(_ context.Context, c config, module string, log logrus.FieldLogger) (wasmHost, error) {
 	cfg := wasm.Config{
 		CodeDir: c.Wasm.CodeDir, MaxParallel: c.MaxParallel, RealClock: c.Wasm.RealClock, Logger: log, Version: buildVersion(),
 	}
 	var err error
 	if module != "" {
 		if cfg.Module, err = readModule(module); err != nil {
-			return nil, err
+			return wasmHost{}, err
 		}
 	}
 	if cfg.CodeDir == "" {
 		cfg.CodeDir = filepath.Join(c.CacheDir, "wasm")
 	}
 	if cfg.Cache, err = openCache(c, log); err != nil {
-		return nil, err
+		return wasmHost{}, err
 	}
 	e, err := wasm.New(cfg)
 	if err != nil {
-		return nil, errors.Join(err, cfg.Cache.Close())
+		return wasmHost{}, errors.Join(err, cfg.Cache.Close())
 	}
 	return wasmHost{e, cfg.Cache}, nil
 }

@@ -8,16 +8,20 @@ import (
 	"github.com/sandboxd/sandboxd/executor/internal/action"
 )
 
-// store stores a success, if what it read is still what was hashed.
-func (t *task) store(ctx context.Context, out *executor.TaskOutput) error {
+// store begins to store a success, if what it read is still what was hashed. The work directory may be changed
+// once it returns. What it returns waits until the result is stored, which takes the disk some time.
+func (t *task) store(ctx context.Context, out *executor.TaskOutput) (wait func() error) {
+	failed := func(err error) func() error { return func() error { return err } }
 	now, err := t.sign(ctx)
 	if err != nil {
-		return err
+		return failed(err)
 	}
 	if now != t.signature {
-		return errors.New("the work directory or an input changed while the task ran")
+		return failed(errors.New("the work directory or an input changed while the task ran"))
 	}
-	return action.Store(t.cfg.Cache, t.namespace(), t.signature, out)
+	done := make(chan error, 1)
+	go func() { done <- action.Store(t.cfg.Cache, t.namespace(), t.signature, out) }()
+	return func() error { return <-done }
 }
 
 // lookUp returns the stored result of the task with its outputs in place, or nil.

@@ -369,6 +369,8 @@ func hostileValues(f protoreflect.FieldDescriptor) []protoreflect.Value {
 			vs = append(vs, protoreflect.ValueOfBytes([]byte(s)))
 		}
 		return vs
+	case protoreflect.Int32Kind:
+		return []protoreflect.Value{protoreflect.ValueOfInt32(math.MinInt32), protoreflect.ValueOfInt32(math.MaxInt32)}
 	case protoreflect.Int64Kind:
 		return []protoreflect.Value{
 			protoreflect.ValueOfInt64(math.MinInt64), protoreflect.ValueOfInt64(math.MaxInt64), protoreflect.ValueOfInt64(-2),

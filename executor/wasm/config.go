@@ -34,6 +34,9 @@ type Config struct {
 	Logger logrus.FieldLogger
 	// Version is told in Capabilities.
 	Version string
+
+	shell   bool   // Module is the embedded one
+	program string // of the workers; "" is the one that runs
 }
 
 // check fills in the defaults.
@@ -41,7 +44,7 @@ func (c *Config) check() error {
 	if c.Cache == nil {
 		return errors.New("Config.Cache is missing")
 	}
-	if c.Module == nil {
+	if c.shell = c.Module == nil; c.shell {
 		var err error
 		if c.Module, err = shell.Module(); err != nil {
 			return err

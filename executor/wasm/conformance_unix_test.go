@@ -23,16 +23,19 @@ func TestUnprivileged(t *testing.T) {
 	must(t, os.Chmod(dir, 0o755))
 	self, err := os.Executable()
 	must(t, err)
-	// The test itself lies where only root may go.
-	program := filepath.Join(dir, "test")
-	b, err := os.ReadFile(self)
+	worker, err := builtWorker()
 	must(t, err)
-	must(t, os.WriteFile(program, b, 0o755))
+	// The test itself lies where only root may go.
+	for to, from := range map[string]string{"test": self, "worker": worker} {
+		b, err := os.ReadFile(from)
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(dir, to), b, 0o755))
+	}
 	tmp := filepath.Join(dir, "tmp")
 	must(t, os.Mkdir(tmp, 0o700))
 	must(t, os.Chown(tmp, nobody, nobody))
-	cmd := exec.Command(program, "-test.run=^TestConformance$", "-test.v")
-	cmd.Dir, cmd.Env = tmp, append(os.Environ(), "TMPDIR="+tmp, "HOME="+tmp)
+	cmd := exec.Command(filepath.Join(dir, "test"), "-test.run=^TestConformance$", "-test.v")
+	cmd.Dir, cmd.Env = tmp, append(os.Environ(), "TMPDIR="+tmp, "HOME="+tmp, "SANDBOXD_TEST_WORKER="+filepath.Join(dir, "worker"))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "--- PASS: TestConformance/ClosedIsUnavailable") {

@@ -32,6 +32,20 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// builtWorker is testdata/worker.
+var builtWorker = sync.OnceValues(func() (string, error) {
+	if p := os.Getenv("SANDBOXD_TEST_WORKER"); p != "" {
+		return p, nil
+	}
+	to := filepath.Join(shared, "worker")
+	cmd := exec.Command("go", "build", "-o", to, "./testdata/worker")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", &exec.Error{Name: string(out), Err: err}
+	}
+	return to, nil
+})
+
 // built is testdata/guest as a wasip1 command.
 var built = sync.OnceValues(func() ([]byte, error) {
 	to := filepath.Join(shared, "guest.wasm")
@@ -67,6 +81,10 @@ func openShell(t testing.TB, cfg Config) *Executor {
 	cfg.Cache, cfg.Version = c, "test"
 	if cfg.CodeDir == "" {
 		cfg.CodeDir = filepath.Join(shared, "code")
+	}
+	if raceEnabled && cfg.program == "" {
+		cfg.program, err = builtWorker()
+		must(t, err)
 	}
 	if cfg.MaxParallel == 0 {
 		cfg.MaxParallel = 1

@@ -14,7 +14,9 @@ import (
 )
 
 func TestExit(t *testing.T) {
-	e := openExecutor(t, Config{})
+	own, err := program() // with the race detector, if that is on
+	must(t, err)
+	e := openExecutor(t, Config{program: own})
 	for _, code := range []int{0, 3, 255} {
 		if out := run(t, e, uncached(fmt.Sprintf("exit %d", code))); out.ExitCode != code || out.Cause != executor.CauseExited {
 			t.Errorf("exit %d: %+v", code, out)

@@ -33,9 +33,11 @@ type worker struct {
 
 // startWorker returns a worker that has loaded the module. Closing stop ends it meanwhile.
 func startWorker(cfg *Config, stop <-chan struct{}) (w *worker, err error) {
-	path, err := program()
-	if err != nil {
-		return nil, err
+	path := cfg.program
+	if path == "" {
+		if path, err = program(); err != nil {
+			return nil, err
+		}
 	}
 	w = &worker{cmd: exec.Command(path, process.Name), stderr: &tail{}}
 	w.cmd.Env = workerEnv()
@@ -98,7 +100,7 @@ func (w *worker) load(cfg *Config) error {
 	// What it says about a wrong module comes before it has read all.
 	sent := make(chan error, 1)
 	go func() {
-		err := wire.WriteJSON(w.in, wire.KindLoad, wire.Load{CodeDir: []byte(cfg.CodeDir), RealClock: cfg.RealClock})
+		err := wire.WriteJSON(w.in, wire.KindLoad, wire.Load{CodeDir: []byte(cfg.CodeDir), RealClock: cfg.RealClock, Again: cfg.shell && !cfg.RealClock})
 		sent <- errors.Join(err, wire.Write(w.in, wire.KindModule, cfg.Module))
 	}()
 	k, body, err := w.next()

@@ -88,3 +88,21 @@ func FuzzCore(f *testing.F) {
 		}
 	})
 }
+
+func TestExportGlobals(t *testing.T) {
+	plain := bytes.Clone(coreMagic)
+	plain = append(plain, section(coreGlobal, 4, 0x7f, 1, 0x41, 0, 0x0b, 0x7e, 0, 0x42, 0, 0x0b, 0x7d, 1, 0x43, 0, 0, 0, 0, 0x0b, 0x7c, 1, 0x44, 0, 0, 0, 0, 0, 0, 0, 0, 0x0b)...)
+	whole := append(bytes.Clone(plain), section(coreExport, 1, 1, 'm', 2, 0)...)
+	whole = append(whole, section(0, 1, 'x')...)
+	want := append(bytes.Clone(plain), section(coreExport, 4, 1, 'm', 2, 0, 2, 'g', '0', 3, 0, 2, 'g', '2', 3, 2, 2, 'g', '3', 3, 3)...)
+	want = append(want, section(0, 1, 'x')...)
+	got, names, err := ExportGlobals(whole, "g")
+	if err != nil || !bytes.Equal(got, want) || strings.Join(names, " ") != "g0 g2 g3" {
+		t.Errorf("%q, %q, %v; want %q", got, names, err, want)
+	}
+	for i := range whole {
+		if got, _, err := ExportGlobals(whole[:i], "g"); err == nil && !bytes.HasPrefix(got, plain) {
+			t.Errorf("the first %d bytes: %q", i, got)
+		}
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"context"
 	rand2 "crypto/rand"
 	"io"
-	"math/rand/v2"
 	"time"
 
 	"github.com/tetratelabs/wazero"
@@ -49,15 +48,12 @@ func (c *clock) nanosleep(ns int64) {
 	}
 }
 
-// seeded is the same randomness for every task.
-func seeded() io.Reader { return rand.NewChaCha8([32]byte{}) }
-
-// configure gives a module the clock, and the randomness that goes with it.
-func (c *clock) configure(cfg wazero.ModuleConfig, real bool) wazero.ModuleConfig {
+// configure gives a module the clock, and randomness that goes with it: seeded is the same for every task.
+func (c *clock) configure(cfg wazero.ModuleConfig, real bool, seeded io.Reader) wazero.ModuleConfig {
 	if real {
 		return cfg.WithSysWalltime().WithSysNanotime().WithSysNanosleep().WithRandSource(rand2.Reader)
 	}
 	return cfg.WithWalltime(c.walltime, sys.ClockResolution(time.Microsecond)).
 		WithNanotime(c.nanotime, sys.ClockResolution(time.Microsecond)).
-		WithNanosleep(c.nanosleep).WithRandSource(seeded())
+		WithNanosleep(c.nanosleep).WithRandSource(seeded)
 }

@@ -1,12 +1,17 @@
 package process
 
-import "github.com/tetratelabs/wazero/experimental"
+import (
+	"bytes"
+
+	"github.com/tetratelabs/wazero/experimental"
+)
 
 // memory is the linear memory of one instance, with the task's limit.
 type memory struct {
 	limit   uint64 // 0 before there is a task
 	peak    uint64
 	refused bool
+	region  region // of the instance's memory; nil before there is one
 }
 
 // beforeTask bounds the memory of a module that waits for its task.
@@ -14,7 +19,8 @@ const beforeTask = 64 << 20
 
 // Allocate implements experimental.MemoryAllocator.
 func (m *memory) Allocate(_, most uint64) experimental.LinearMemory {
-	return &linear{m: m, region: reserve(most)}
+	m.region = reserve(most)
+	return &linear{m: m, region: m.region}
 }
 
 // region is memory that can grow.
@@ -22,6 +28,9 @@ type region interface {
 	// grow returns the first size bytes, or nil.
 	grow(size uint64) []byte
 	free()
+	// keep notes what it holds, and revert makes it that again, unless it grew meanwhile.
+	keep() error
+	revert()
 }
 
 // linear implements experimental.LinearMemory.
@@ -53,7 +62,7 @@ func (l *linear) Reallocate(size uint64) []byte {
 func (l *linear) Free() { l.free() }
 
 // heap is a region of the Go heap, which is copied where it grows.
-type heap struct{ b []byte }
+type heap struct{ b, kept []byte }
 
 func (h *heap) grow(size uint64) []byte {
 	if n := uint64(len(h.b)); size > n {
@@ -62,4 +71,11 @@ func (h *heap) grow(size uint64) []byte {
 	return h.b[:size]
 }
 
-func (h *heap) free() { h.b = nil }
+func (h *heap) free() { h.b, h.kept = nil, nil }
+
+func (h *heap) keep() error {
+	h.kept = bytes.Clone(h.b)
+	return nil
+}
+
+func (h *heap) revert() { copy(h.b, h.kept) }

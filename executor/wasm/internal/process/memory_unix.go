@@ -12,6 +12,7 @@ import (
 type mapped struct {
 	all  []byte
 	used uint64
+	kept image
 }
 
 // reserve returns a region that grows to most bytes.
@@ -42,4 +43,9 @@ func (m *mapped) grow(size uint64) []byte {
 func (m *mapped) free() {
 	_ = unix.Munmap(m.all) // it fails only for what is none
 	m.all = nil
+	m.kept.drop()
 }
+
+func (m *mapped) keep() error { return m.kept.take(m.all[:m.used]) }
+
+func (m *mapped) revert() { m.kept.restore(m.all) }

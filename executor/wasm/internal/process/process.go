@@ -75,8 +75,10 @@ type worker struct {
 	rt     wazero.Runtime
 	module wazero.CompiledModule
 	waits  bool // for a task, having been started
-	world  bool // of executor.wit, and no command
-	gc     collector
+	// globals are the names of the module's, where its instances are used again.
+	globals []string
+	world   bool // of executor.wit, and no command
+	gc      collector
 }
 
 // Serve loads a module, and runs it until in is closed or the end of ctx.
@@ -137,7 +139,7 @@ func (w *worker) prepare(ctx context.Context) error {
 		cfg = cfg.WithCompilationCache(c)
 	}
 	w.rt = wazero.NewRuntimeWithConfig(ctx, cfg)
-	if _, err := wasi_snapshot_preview1.Instantiate(ctx, w.rt); err != nil {
+	if err := w.wasi(ctx); err != nil {
 		return err
 	}
 	if err := w.own(ctx); err != nil {
@@ -148,10 +150,26 @@ func (w *worker) prepare(ctx context.Context) error {
 			return fmt.Errorf("the component cannot be run: %w", err)
 		}
 	}
+	if w.load.Again {
+		if code, w.globals, err = component.ExportGlobals(code, "sandboxd global "); err != nil {
+			return fmt.Errorf("the module cannot be used again: %w", err)
+		}
+	}
 	if w.module, err = w.rt.CompileModule(experimental.WithCompilationWorkers(ctx, runtime.NumCPU()), code); err != nil {
 		return fmt.Errorf("the module cannot be compiled: %w", err)
 	}
 	return w.recognize(ctx)
+}
+
+// wasi offers wasip1, with our own proc_exit.
+func (w *worker) wasi(ctx context.Context) error {
+	b := w.rt.NewHostModuleBuilder(wasi_snapshot_preview1.ModuleName)
+	wasi_snapshot_preview1.NewFunctionExporter().ExportFunctions(b)
+	b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(func(ctx context.Context, m api.Module, stack []uint64) {
+		instanceOf(ctx).exit(ctx, m, uint32(stack[0]))
+	}), []api.ValueType{api.ValueTypeI32}, nil).Export("proc_exit")
+	_, err := b.Instantiate(ctx)
+	return err
 }
 
 // recognize finds how the module is called, and sees that it can be.

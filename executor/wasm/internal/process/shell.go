@@ -23,7 +23,7 @@ func instanceOf(ctx context.Context) *instance { return ctx.Value(instanceKey{})
 func (w *worker) own(ctx context.Context) error {
 	b := w.rt.NewHostModuleBuilder(ownModule)
 	for name, f := range map[string]struct {
-		call func(i *instance, m api.Module, a []uint64) uint32
+		call func(ctx context.Context, i *instance, m api.Module, a []uint64) uint32
 		args int
 	}{
 		"chmod":     {chmod, 3},
@@ -40,7 +40,7 @@ func (w *worker) own(ctx context.Context) error {
 			results = nil
 		}
 		b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(func(ctx context.Context, m api.Module, stack []uint64) {
-			if r := f.call(instanceOf(ctx), m, stack); results != nil {
+			if r := f.call(ctx, instanceOf(ctx), m, stack); results != nil {
 				stack[0] = uint64(r)
 			}
 		}), args, results).Export(name)
@@ -61,7 +61,7 @@ func path(m api.Module, a []uint64) (string, bool) {
 }
 
 // chmod takes a path, its length and a mode, and returns an errno of wasip1.
-func chmod(i *instance, m api.Module, a []uint64) uint32 {
+func chmod(_ context.Context, i *instance, m api.Module, a []uint64) uint32 {
 	p, ok := path(m, a)
 	if !ok {
 		return wasiErrno(sys.EFAULT)
@@ -70,7 +70,7 @@ func chmod(i *instance, m api.Module, a []uint64) uint32 {
 }
 
 // mode takes a path, its length and whether to follow a link, and returns the mode, or an errno of wasip1 times -1.
-func mode(i *instance, m api.Module, a []uint64) uint32 {
+func mode(_ context.Context, i *instance, m api.Module, a []uint64) uint32 {
 	p, ok := path(m, a)
 	if !ok {
 		return -wasiErrno(sys.EFAULT)
@@ -87,7 +87,10 @@ func mode(i *instance, m api.Module, a []uint64) uint32 {
 }
 
 // await returns the length of the task's description, once there is one.
-func await(i *instance, _ api.Module, _ []uint64) uint32 {
+func await(ctx context.Context, i *instance, m api.Module, _ []uint64) uint32 {
+	if i.order == nil && len(i.globals) > 0 {
+		i.keep(ctx, m)
+	}
 	if i.begin(); i.err != nil {
 		panic(wasys.NewExitError(1)) // the guest goes no further
 	}
@@ -95,7 +98,7 @@ func await(i *instance, _ api.Module, _ []uint64) uint32 {
 }
 
 // describe writes the description.
-func describe(i *instance, m api.Module, a []uint64) uint32 {
+func describe(_ context.Context, i *instance, m api.Module, a []uint64) uint32 {
 	if len(i.described) > 0 && (m.Memory() == nil || !m.Memory().Write(uint32(a[0]), i.described)) {
 		panic(sys.EFAULT) // which is a trap
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -50,6 +51,11 @@ type instance struct {
 	tree      *tree.FS
 	before    usage
 
+	random *rand.ChaCha8
+	// again is set where the instance can be used again, answered once its task's end was told.
+	again    *again
+	answered bool
+
 	// called is the component's, while it may call the host.
 	called *abi.Instance
 	files  [][2]string // that it has as outputs
@@ -70,8 +76,11 @@ func (f *fault) Unwrap() error { return f.err }
 
 // instance is one that has no task yet.
 func (w *worker) instance(ctx context.Context) (*instance, error) {
-	i := &instance{worker: w, clock: clock{ctx: ctx, epoch: defaultEpoch}}
+	i := &instance{worker: w, clock: clock{ctx: ctx, epoch: defaultEpoch}, random: rand.NewChaCha8([32]byte{})}
 	i.ctx = context.WithValue(experimental.WithMemoryAllocator(ctx, &i.mem), instanceKey{}, i)
+	if len(w.globals) > 0 {
+		i.ctx = experimental.WithSnapshotter(i.ctx)
+	}
 	nothing, err := tree.New(tree.Config{Now: i.clock.now, Epoch: defaultEpoch, MaxOpen: 16})
 	if err != nil {
 		return nil, err
@@ -98,14 +107,18 @@ func (w *worker) task(ctx context.Context) error {
 	default:
 		ended = i.command()
 	}
+	if i.answered {
+		return nil
+	}
 	i.begin() // of a module that ended without having asked for its task
-	return i.done(ended)
+	return i.answer(ended)
 }
 
 func (i *instance) close() {
 	for _, r := range i.roots {
 		_ = r.Close()
 	}
+	i.roots = nil
 }
 
 // begin takes the task, once.
@@ -238,7 +251,7 @@ func (i *instance) config() wazero.ModuleConfig {
 	cfg := wazero.NewModuleConfig().WithName("").WithStdin(&i.stdin).
 		WithStdout(&stream{i.worker, wire.KindStdout}).WithStderr(&stream{i.worker, wire.KindStderr}).
 		WithFSConfig(wazero.NewFSConfig().(sysfs.FSConfig).WithSysFSMount(&counted{i.fs, &i.gc}, "/"))
-	cfg = i.clock.configure(cfg, i.load.RealClock)
+	cfg = i.clock.configure(cfg, i.load.RealClock, i.random)
 	if i.order != nil {
 		cfg = cfg.WithArgs(wire.Strings(i.order.Argv)...)
 		for _, kv := range wire.Strings(i.order.Env) {
@@ -298,8 +311,8 @@ func (c *counted) Lstat(p string) (wasys.Stat_t, sys.Errno) {
 	return c.FS.Lstat(p)
 }
 
-// done tells how the task ended, and what it leaves.
-func (i *instance) done(ended error) error {
+// answer tells how the task ended, and what it leaves. An error says that there is nobody to tell.
+func (i *instance) answer(ended error) error {
 	d := wire.Done{Files: i.files, MemoryRefused: i.mem.refused, PeakMemory: int64(i.mem.peak)}
 	var exit *wasys.ExitError
 	var declined *abi.TaskError
@@ -324,6 +337,7 @@ func (i *instance) done(ended error) error {
 	}
 	now := used()
 	d.CPUUser, d.CPUSystem = now.user-i.before.user, now.system-i.before.system
+	i.answered = true
 	return wire.WriteJSON(i.out, wire.KindDone, d)
 }
 

@@ -543,6 +543,9 @@ func (f *FS) stat(n *inode) wasys.Stat_t {
 	}
 }
 
+// Open is how many handles are open.
+func (f *FS) Open() int { return f.open }
+
 // Refused says which quota a write met; empty if none.
 func (f *FS) Refused() string {
 	for _, a := range []*area{&f.work, &f.scratch} {

@@ -55,6 +55,9 @@ type Load struct {
 	CodeDir []byte
 	// RealClock has tasks see the time, and randomness.
 	RealClock bool
+	// Again has an instance used again, made what it was before its task: for a module that waits for its task, and
+	// changes nothing but its memory and globals.
+	Again bool
 }
 
 // Task is what runs next.

@@ -292,7 +292,7 @@ func TestSnippets(t *testing.T) {
 			}
 		})
 	}
-	if len(names) < 60 {
+	if len(names) < 150 {
 		t.Errorf("there are %d snippets; 150 is what was promised", len(names))
 	}
 }

@@ -233,10 +233,7 @@ func (d *differ) files(a, b, header string) {
 	var edits []edit
 	if !equal && !binary {
 		ka, kb := d.keys(la), d.keys(lb)
-		if edits, err = difference(ka, kb); err != nil {
-			d.trouble(a, err)
-			return
-		}
+		edits = difference(ka, kb)
 		equal = len(edits) == 0
 	}
 	if equal {

@@ -2,6 +2,7 @@ package sh
 
 import (
 	"io"
+	"slices"
 	"strings"
 
 	"mvdan.cc/sh/v3/interp"
@@ -251,6 +252,12 @@ func parts(parts []syntax.WordPart, maps map[string]bool) {
 // refuse says what of a parameter expansion the interpreter would silently take for
 // something else.
 func refuse(p *syntax.ParamExp) string {
+	if p.Param.Value == "PIPESTATUS" {
+		return "PIPESTATUS"
+	}
+	if p.Exp != nil && p.Exp.Word != nil && slices.ContainsFunc(p.Exp.Word.Parts, func(w syntax.WordPart) bool { _, ok := w.(*syntax.ExtGlob); return ok }) {
+		return "an extended glob in an expansion"
+	}
 	if p.Repl == nil || p.Repl.Orig == nil || len(p.Repl.Orig.Parts) == 0 {
 		return ""
 	}

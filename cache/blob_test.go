@@ -3,13 +3,16 @@ package cache
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -327,6 +330,41 @@ func TestWriter(t *testing.T) {
 	noTempFiles(t, dir)
 }
 
+// TestLargeBlob: in pieces of all sizes, with zeros in between, and whether or not the system is to forget it.
+func TestLargeBlob(t *testing.T) {
+	for _, pass := range []bool{false, true} {
+		c, _ := openTest(t, Config{})
+		w, err := c.Create()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pass {
+			w.Pass()
+		}
+		sum := sha256.New()
+		for i := 0; w.Size() < 5*passBytes/2; i++ {
+			p := bytes.Repeat([]byte{byte(i % 7)}, []int{256 << 10, 100_001, 4096, 5}[i%4])
+			sum.Write(p)
+			if n, err := w.Write(p); n != len(p) || err != nil {
+				t.Fatalf("wrote %d of %d: %v", n, len(p), err)
+			}
+			clear(p) // it is ours again
+		}
+		d, err := w.Commit()
+		if err != nil || d != digest([sha256.Size]byte(sum.Sum(nil)), w.Size()) {
+			t.Fatalf("committed as %v, %v", d, err)
+		}
+		c.distrust(d)
+		b, err := c.Open(d)
+		if err != nil {
+			t.Fatalf("pass %v: %v", pass, err)
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 type failing struct{ err error }
 
 func (f failing) Read([]byte) (int, error) { return 0, f.err }
@@ -477,4 +515,56 @@ func TestTagIsWrittenOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	reopen(t, half, Config{})
+}
+
+func TestPutFile(t *testing.T) {
+	c, dir := openTest(t, Config{MaxBytes: 4 * wholeBytes})
+	for _, size := range []int{0, 1, 5000, wholeBytes, wholeBytes + 1, 3*wholeBytes - 7} {
+		b := bytes.Repeat([]byte("0123456789"), size/10+1)[:size]
+		clear(b[size/3 : size/2]) // a hole, in the large ones
+		for range 2 {
+			d, err := c.PutFile(t.Context(), bytes.NewReader(append(b, "and more"...)), int64(size))
+			if err != nil || d != DigestOf(b) {
+				t.Errorf("%d bytes: %v, %v", size, d, err)
+			}
+		}
+		c.distrust(DigestOf(b))
+		if got, err := c.Bytes(DigestOf(b), 4*wholeBytes); err != nil || !bytes.Equal(got, b) {
+			t.Errorf("%d bytes came back as %d, %v", size, len(got), err)
+		}
+		if _, err := c.PutFile(t.Context(), bytes.NewReader(b), int64(size)+1); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("%d bytes of %d: %v", size, size+1, err)
+		}
+	}
+	if _, err := c.PutFile(t.Context(), bytes.NewReader(make([]byte, 5*wholeBytes)), 5*wholeBytes); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("too large: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.PutFile(ctx, strings.NewReader("x"), 1); !errors.Is(err, context.Canceled) {
+		t.Errorf("canceled: %v", err)
+	}
+	noTempFiles(t, dir)
+}
+
+// TestPutFileAtOnce: by many goroutines, some of them the same.
+func TestPutFileAtOnce(t *testing.T) {
+	c, dir := openTest(t, Config{})
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for j := range 50 {
+				b := bytes.Repeat(fmt.Appendf(nil, "%d %d;", i/2, j), 100*j+1)
+				d, err := c.PutFile(t.Context(), bytes.NewReader(b), int64(len(b)))
+				if err != nil || d != DigestOf(b) {
+					t.Errorf("%v, %v", d, err)
+				}
+				if got, err := c.Bytes(d, int64(len(b))); err != nil || !bytes.Equal(got, b) {
+					t.Errorf("%d bytes came back as %d, %v", len(b), len(got), err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	noTempFiles(t, dir)
 }

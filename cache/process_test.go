@@ -185,3 +185,29 @@ func TestKilled(t *testing.T) {
 
 // testContext is for what runs without a test.
 var testContext = context.Background()
+
+// TestTempDir: a temporary directory is empty, the process's own, and gone with the cache.
+func TestTempDir(t *testing.T) {
+	at := filepath.Join(t.TempDir(), "cache")
+	c, err := Open(at, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := c.TempDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := c.TempDir()
+	if err != nil || a == b || !filepath.IsAbs(a) {
+		t.Errorf("%q and %q, %v", a, b, err)
+	}
+	if err := os.WriteFile(filepath.Join(a, "f"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(a); !os.IsNotExist(err) {
+		t.Errorf("after Close: %v", err)
+	}
+}

@@ -12,6 +12,8 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -22,13 +24,16 @@ var ErrTooLarge = errors.New("blob is larger than the cache may be: raise the ca
 // Writer takes the bytes of a blob whose digest is known when they end. It must
 // be ended by Commit or Abort, and is for one goroutine at a time.
 type Writer struct {
-	c    *Cache
-	f    *os.File // nil once ended
-	name string
-	hash hash.Hash
-	size int64
-	hole bool  // what was written last was left out
-	err  error // the first, which Commit repeats
+	c     *Cache
+	f     *os.File // nil once ended
+	name  string
+	hash  hash.Hash
+	size  int64
+	hole  bool    // what was written last was left out
+	known *Digest // of all that is to be written, which then need not be hashed
+	pass  bool    // see Pass
+	past  int64   // of a passing blob, what the disk was asked to take
+	err   error   // the first, which Commit repeats
 }
 
 // Create begins a blob.
@@ -40,6 +45,16 @@ func (c *Cache) Create() (*Writer, error) {
 	}
 	return &Writer{c: c, f: f, name: name, hash: sha256.New()}, nil
 }
+
+// passBytes is how much of a passing blob the system may hold in memory before it is to write that much.
+const passBytes = 8 << 20
+
+// Pass says that the blob, if it is large, is likelier to be evicted than to be read again, and so is not to take the
+// system's memory from files that are used: of its bytes but the latest few megabytes are held on disk alone.
+func (w *Writer) Pass() { w.pass = true }
+
+// splitBytes is from which size on a piece is hashed while it is written: each takes about as long.
+const splitBytes = 64 << 10
 
 // Write adds p to the blob. After an error the blob cannot be committed.
 func (w *Writer) Write(p []byte) (int, error) {
@@ -53,16 +68,53 @@ func (w *Writer) Write(p []byte) (int, error) {
 		w.err = fmt.Errorf("%w (%d bytes)", ErrTooLarge, w.c.MaxBytes())
 		return 0, w.err
 	}
-	n, err := len(p), error(nil)
-	if w.hole = isHole(p); !w.hole {
-		n, err = w.f.WriteAt(p, w.size)
+	var hashed sync.WaitGroup
+	switch {
+	case w.known != nil:
+	case len(p) < splitBytes:
+		w.hash.Write(p)
+	default:
+		hashed.Go(func() { w.hash.Write(p) })
 	}
-	w.hash.Write(p[:n])
+	n, err := w.write(p)
+	hashed.Wait()
 	w.size += int64(n)
+	if w.pass && w.size-w.past >= passBytes {
+		writeBehind(w.f, w.past, w.size)
+		w.past = w.size
+	}
 	if err != nil {
 		w.err = fmt.Errorf("write a blob: %w", explain(w.c.root, err))
 	}
 	return n, w.err
+}
+
+// holeBytes is how much has to be zeros to be left out, but at the end of a piece.
+const holeBytes = 32 << 10
+
+// write writes p but for its holes.
+func (w *Writer) write(p []byte) (done int, err error) {
+	for done < len(p) && err == nil {
+		n := beforeHole(p[done:])
+		if w.hole = n == 0; w.hole {
+			done += min(holeBytes, len(p)-done)
+			continue
+		}
+		n, err = w.f.WriteAt(p[done:done+n], w.size+int64(done))
+		done += n
+	}
+	return done, err
+}
+
+func beforeHole(p []byte) (n int) {
+	for n < len(p) {
+		block := p[n:min(n+holeBytes, len(p))]
+		if isHole(block) {
+			break
+		}
+		n += len(block)
+	}
+	return n
 }
 
 // isHole tells whether p is zeros enough to be left out of a file, which reads the same then.
@@ -87,7 +139,12 @@ func (w *Writer) commit(want *Digest) (Digest, error) {
 	if w.err != nil {
 		return Digest{}, w.err
 	}
-	d := digest([sha256.Size]byte(w.hash.Sum(nil)), w.size)
+	var d Digest
+	if w.known != nil {
+		d = *w.known
+	} else {
+		d = digest([sha256.Size]byte(w.hash.Sum(nil)), w.size)
+	}
 	if want != nil && d != *want {
 		return Digest{}, fmt.Errorf("blob said to be %v is %v: nothing is stored", *want, d)
 	}
@@ -141,12 +198,10 @@ func (c *Cache) Put(ctx context.Context, r io.Reader) (Digest, error) {
 
 // PutBytes is Put of b.
 func (c *Cache) PutBytes(ctx context.Context, b []byte) (Digest, error) {
-	if d := DigestOf(b); int64(len(b)) <= c.MaxBytes() {
-		if ok, err := c.keep(d); ok && err == nil {
-			return d, nil
-		}
+	if err := ctx.Err(); err != nil {
+		return Digest{}, fmt.Errorf("put a blob: %w", err)
 	}
-	return c.put(ctx, nil, bytes.NewReader(b))
+	return c.putWhole(b)
 }
 
 // Expect is Put of what must have the digest d; if it has another, or more bytes,
@@ -157,6 +212,65 @@ func (c *Cache) Expect(ctx context.Context, d Digest, r io.Reader) error {
 	}
 	_, err := c.put(ctx, &d, r)
 	return err
+}
+
+// wholeBytes is up to which size a file is in memory as a whole while it is put. Larger ones are read by as much.
+const wholeBytes = 1 << 20
+
+var buffers = sync.Pool{New: func() any { return new([wholeBytes]byte) }}
+
+// PutFile is Put of the first size bytes of f, whose offset it neither uses nor changes; fewer are an
+// io.ErrUnexpectedEOF. A file of up to a megabyte that is here already is not written.
+func (c *Cache) PutFile(ctx context.Context, f io.ReaderAt, size int64) (Digest, error) {
+	buffer := buffers.Get().(*[wholeBytes]byte)
+	defer buffers.Put(buffer)
+	var w *Writer
+	for at := int64(0); ; {
+		if err := ctx.Err(); err != nil {
+			return Digest{}, fmt.Errorf("put a file: %w", err)
+		}
+		p := buffer[:min(size-at, wholeBytes)]
+		if n, err := f.ReadAt(p, at); n < len(p) {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return Digest{}, fmt.Errorf("put a file: %w", err)
+		}
+		if len(p) == int(size) {
+			return c.putWhole(p)
+		}
+		if w == nil {
+			var err error
+			if w, err = c.Create(); err != nil {
+				return Digest{}, err
+			}
+			defer w.Abort()
+		}
+		if _, err := w.Write(p); err != nil {
+			return Digest{}, err
+		}
+		if at += int64(len(p)); at == size {
+			return w.Commit()
+		}
+	}
+}
+
+// putWhole hashes p first, and writes it if it is not here.
+func (c *Cache) putWhole(p []byte) (Digest, error) {
+	d := DigestOf(p)
+	if ok, err := c.keep(d); ok && err == nil {
+		return d, nil
+	}
+	w, err := c.Create()
+	if err != nil {
+		return Digest{}, err
+	}
+	defer w.Abort()
+	w.known = &d
+	if _, err := w.Write(p); err != nil {
+		return Digest{}, err
+	}
+	return w.Commit()
 }
 
 func (c *Cache) put(ctx context.Context, want *Digest, r io.Reader) (Digest, error) {
@@ -216,4 +330,14 @@ func now() time.Time {
 	var b [2]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return time.Now().Truncate(time.Millisecond).Add(time.Duration(int(b[0])<<8 | int(b[1])))
+}
+
+// TempDir makes an empty directory for what is perhaps to be put into the cache, and returns its absolute path. It is
+// removed by whoever has done with it, at the latest by Close; or by another process's Open, if this one was killed.
+func (c *Cache) TempDir() (string, error) {
+	name := c.own + "/" + randomName()
+	if err := c.root.Mkdir(name, 0o700); err != nil {
+		return "", fmt.Errorf("temporary directory: %w", explain(c.root, err))
+	}
+	return filepath.Abs(filepath.Join(c.root.Name(), filepath.FromSlash(name)))
 }

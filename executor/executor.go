@@ -35,8 +35,31 @@ type Status struct {
 	Failed int64 `json:"failed"`
 	// CacheHits counts tasks answered from the cache, among Successful.
 	CacheHits int64 `json:"cache_hits"`
+	// Queued counts tasks that wait for their turn. They are not among Active where a pool counts.
+	Queued int64 `json:"queued_tasks"`
+	// Waited is how long tasks waited for their turn of late, on average.
+	Waited time.Duration `json:"-"`
 	// Uptime is the time since the executor was made.
 	Uptime time.Duration `json:"-"`
+	// Members are the executors of a pool; nil for any other.
+	Members []MemberStatus `json:"executors,omitempty"`
+}
+
+// MemberStatus is how one executor of a pool is. Its counts are of what this pool sent
+// there, and outlast a restart.
+type MemberStatus struct {
+	Name    string `json:"name"`
+	Healthy bool   `json:"healthy"`
+	// Fault says why it is not healthy.
+	Fault string `json:"fault,omitempty"`
+	// Restarts counts how often it was replaced by a new one.
+	Restarts    int64 `json:"restarts"`
+	MaxParallel int64 `json:"max_parallel"`
+	Active      int64 `json:"active_tasks"`
+	Executed    int64 `json:"total_executed"`
+	Successful  int64 `json:"successful"`
+	Failed      int64 `json:"failed"`
+	CacheHits   int64 `json:"cache_hits"`
 }
 
 // ExecutorStatus is the name that the protocol uses.
@@ -89,6 +112,8 @@ type TaskEvent struct {
 	Kind EventKind
 	// Data is a piece of the stream that Kind names.
 	Data []byte
+	// buffer is what Data lies in, if NewTaskEvent took it from a pool.
+	buffer *[]byte
 }
 
 // EventFunc takes the events of one task, in order, one call at a time. It may

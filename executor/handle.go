@@ -136,6 +136,7 @@ func (h *Handle) tell(id uint64, events <-chan TaskEvent, f EventFunc) {
 				return
 			}
 			f(ev)
+			ev.Free()
 		case <-h.gone:
 			for {
 				select {
@@ -144,6 +145,7 @@ func (h *Handle) tell(id uint64, events <-chan TaskEvent, f EventFunc) {
 						return
 					}
 					f(ev)
+					ev.Free()
 				default:
 					return
 				}

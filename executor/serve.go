@@ -1,7 +1,6 @@
 package executor
 
 import (
-	"bytes"
 	"context"
 	"os"
 	"runtime/debug"
@@ -385,16 +384,19 @@ func (t *teller) stop() {
 	}
 }
 
-// tell sends ev, in pieces of the size that a message may have.
+// tell sends a copy of ev, whose Data is the executor's again once this returns, in pieces of the
+// size that a message may have.
 func (t *teller) tell(ev TaskEvent) {
 	if ev.Kind == EventStarted && t.timer == nil {
 		t.timer = time.AfterFunc(t.timeout, t.end)
 	}
-	data := bytes.Clone(ev.Data) // it is the executor's once this returns
+	data := ev.Data
 	for !t.mute {
 		n := min(len(data), MaxEventBytes)
 		if push(t, t.window, struct{}{}) {
-			push(t, t.out, Response{ID: t.id, Body: TaskEvent{Kind: ev.Kind, Data: data[:n:n]}})
+			piece := NewTaskEvent(ev.Kind, n)
+			copy(piece.Data, data)
+			push(t, t.out, Response{ID: t.id, Body: piece})
 		}
 		if data = data[n:]; len(data) == 0 {
 			return

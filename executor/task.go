@@ -29,6 +29,8 @@ const (
 	MaxNameBytes = 256
 	// MaxTimeout is the longest timeout that can be asked for.
 	MaxTimeout = 7 * 24 * time.Hour
+	// MaxPriority bounds Priority, and its negative does.
+	MaxPriority = 10
 	// DefaultTimeout holds where Timeout is zero.
 	DefaultTimeout = time.Hour
 )
@@ -90,6 +92,10 @@ type TaskSpec struct {
 	Debug bool `json:"debug,omitempty"`
 	// Cache says how the cache is used.
 	Cache CacheMode `json:"cache,omitempty"`
+	// Priority, from -MaxPriority to MaxPriority, is when a task's turn comes among those that wait:
+	// before all of a lower one, whoever's they are. Above 0 takes root or a configuration that allows
+	// it. It takes no part in the signature.
+	Priority int `json:"priority,omitempty"`
 }
 
 // Input is a read-only file or directory of the executor's machine.

@@ -243,6 +243,9 @@ func (t *TaskSpec) checkModes() error {
 	default:
 		return FieldErrorf("cache", "%.80q is unknown; use use (or nothing), refresh or off", t.Cache)
 	}
+	if t.Priority < -MaxPriority || t.Priority > MaxPriority {
+		return FieldErrorf("priority", "%d is out of range; use %d to %d", t.Priority, -MaxPriority, MaxPriority)
+	}
 	if t.Timeout < 0 || t.Timeout > MaxTimeout || t.Timeout > 0 && t.Timeout < time.Millisecond {
 		return FieldErrorf("timeout", "%v is out of range; use 1ms to %v, or 0 for %v", t.Timeout, MaxTimeout, DefaultTimeout)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/sandboxd/sandboxd/executor"
 	"github.com/sandboxd/sandboxd/executor/executortest"
 	"github.com/sandboxd/sandboxd/executor/rpc"
+	"github.com/sandboxd/sandboxd/pool"
 )
 
 // runner runs one command that does nothing, in some way.
@@ -72,7 +73,7 @@ func quiet(name string, args ...string) func() error {
 // benchClient is a connection to a daemon of the benchmark's own.
 func benchClient(b *testing.B) *rpc.Client {
 	b.Helper()
-	return startDaemon(b, "").dialAs(0)
+	return startDaemon(b, fmt.Sprintf("warm = %d\n", 2*runtime.NumCPU())).dialAs(0)
 }
 
 // runcBundle prepares what runc needs: the mounts and programs of the others, and
@@ -337,14 +338,21 @@ func BenchmarkCacheHit(b *testing.B) {
 	}
 }
 
-// BenchmarkPing is a question and its answer, in this process and over the socket.
+// BenchmarkPing is a question and its answer through a pool, in this process and over the socket.
 func BenchmarkPing(b *testing.B) {
 	rootAndClean(b)
-	fake := executortest.NewFake()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	in, out := executor.Start(ctx, fake, 0)
-	inside := executor.NewHandle(in, out)
+	p, err := pool.New(ctx, pool.Config{
+		Executors: []pool.ExecutorConfig{{Name: "fake"}},
+		Open: func(context.Context, pool.ExecutorConfig) (executor.Executor, error) {
+			return executortest.NewFake(), nil
+		},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	inside := executor.NewHandle(executor.Start(ctx, p, 0))
 	defer inside.Close(ctx) //nolint:errcheck // the fake's
 	over := benchClient(b)
 	var rows []string

@@ -111,8 +111,8 @@ func TestStoryClientGone(t *testing.T) {
 					}
 				} else {
 					eventually(t, func() string {
-						if s := d.status(); s.Active != 5 {
-							return fmt.Sprintf("%d tasks, not 5", s.Active)
+						if s := d.status(); s.Active != 4 || s.Queued != 1 {
+							return fmt.Sprintf("%d tasks run and %d wait, not 4 and 1", s.Active, s.Queued)
 						}
 						return ""
 					})
@@ -129,8 +129,8 @@ func TestStoryClientGone(t *testing.T) {
 					gone(t, alive[i])
 				}
 				eventually(t, func() string {
-					if s := d.status(); s.Active != 0 {
-						return fmt.Sprintf("%d tasks", s.Active)
+					if s := d.status(); s.Active+s.Queued != 0 {
+						return fmt.Sprintf("%d tasks", s.Active+s.Queued)
 					}
 					return d.leftInState()
 				})

@@ -49,7 +49,7 @@ func TestCrash(t *testing.T) {
 	}
 	t.Logf("seed %d, %d rounds; %s and %s choose others", seed, rounds, crashSeedEnv, crashRoundsEnv)
 	adoptOrphans(t)
-	c := &crash{d: startDaemon(t, ""), r: rand.New(rand.NewPCG(uint64(seed), 0)), left: map[string]int{}, hit: map[string]int{}}
+	c := &crash{d: startDaemon(t, "warm = 2\n"), r: rand.New(rand.NewPCG(uint64(seed), 0)), left: map[string]int{}, hit: map[string]int{}}
 	c.d.stop()
 	c.d.reconfigure("max_parallel = 4", fmt.Sprintf("max_parallel = %d", crashTasks))
 	c.d.start()

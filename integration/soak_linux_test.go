@@ -154,7 +154,7 @@ func TestDaemonStaysAsItIs(t *testing.T) {
 		tasks = 100
 	}
 	tasks = number(t, "SANDBOXD_SOAK_TASKS", tasks)
-	d := startDaemon(t, "")
+	d := startDaemon(t, "warm = 4\n")
 	c := d.dialAs(0)
 	run := func(n int) {
 		var next atomic.Int64

@@ -46,6 +46,9 @@ func startDaemonIn(t testing.TB, in *netpolicytest.Namespace, more string) *daem
 	d := &daemon{
 		t: t, in: in, dir: dir, socket: filepath.Join(dir, "s"), state: filepath.Join(dir, "state"), config: filepath.Join(dir, "sandboxd.toml"),
 	}
+	if !strings.Contains(more, "warm = ") {
+		more = "warm = 0\n" + more // what waits is there when nothing runs
+	}
 	text := fmt.Sprintf("socket = %q\nstate_dir = %q\ncache_dir = %q\nmax_parallel = 4\nshutdown_grace = \"10s\"\n%s\n[limits]\ncgroup_parent = %q\n",
 		d.socket, d.state, filepath.Join(dir, "cache"), more, testutil.CgroupParent())
 	if err := os.WriteFile(d.config, []byte(text), 0o644); err != nil {
@@ -220,9 +223,10 @@ func (d *daemon) runJSON(dir string, args ...string) result {
 	return r
 }
 
-// status is the number of tasks that run, and those that did.
+// status is the number of tasks that run or wait, and those that did.
 func (d *daemon) status() (s struct {
 	Active             int `json:"active_tasks"`
+	Queued             int `json:"queued_tasks"`
 	Executed           int `json:"total_executed"`
 	Successful, Failed int
 }) {

@@ -32,13 +32,17 @@ func (m *Manager) make(name string) (*Group, error) {
 		return nil, fmt.Errorf("limits: group name %q: use 1 to 128 of a-z, 0-9 and -", name)
 	}
 	g := &Group{m: m, path: m.parent + "/" + name, applied: map[string]string{}, oom: make(chan struct{})}
-	for _, h := range m.active() {
-		if _, err := os.Lstat(h.dir + g.path); err == nil {
-			return nil, fmt.Errorf("limits: group %s: %w", g.path, os.ErrExist)
+	for i, h := range m.active() {
+		err := os.Mkdir(h.dir+g.path, 0o755)
+		if errors.Is(err, os.ErrExist) {
+			err = fmt.Errorf("limits: group %s: %w", g.path, os.ErrExist)
+			if i == 0 {
+				return nil, err // another's
+			}
+		} else if err != nil || slices.Contains(h.ctls, "cpuset") {
+			err = makeDirs(h, g.path)
 		}
-	}
-	for _, h := range m.active() {
-		if err := makeDirs(h, g.path); err != nil {
+		if err != nil {
 			return nil, errors.Join(err, g.Close())
 		}
 	}
@@ -54,10 +58,18 @@ func (m *Manager) Create(name string, l Limits) (*Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(g.apply(l), g.watch()); err != nil {
+	if err := errors.Join(g.Limit(l), g.watch()); err != nil {
 		return nil, errors.Join(err, g.Close())
 	}
 	return g, nil
+}
+
+// Limit puts further limits in force: each value was read back. What l leaves out stays as it is.
+func (g *Group) Limit(l Limits) error {
+	if err := g.m.Check(l); err != nil {
+		return err
+	}
+	return g.apply(l)
 }
 
 // Expect has the kernel keep ready to put processes into groups, until done is called: the
@@ -126,7 +138,14 @@ func groupsOf(pid string) (map[string]string, error) {
 	return at, nil
 }
 
+// file is the path of one of the group's files, or empty where no controller has it.
 func (g *Group) file(f string) string {
+	if g.m.home != nil {
+		if dir, ok := g.m.home[f]; ok {
+			return dir + g.path + "/" + f
+		}
+		return ""
+	}
 	for _, h := range g.m.active() {
 		p := h.dir + g.path + "/" + f
 		if _, err := os.Stat(p); err == nil {
@@ -239,11 +258,18 @@ func (g *Group) Events() (e Events, err error) {
 		add(&e.PidsMaxHits, g.file("pids.events"), "max")
 		return e, err
 	}
-	walked := g.walk(func(dir string) {
-		add(&e.OOMKills, dir+"/memory.oom_control", "oom_kill")
-		add(&e.PidsMaxHits, dir+"/pids.events", "max")
-	})
-	return e, errors.Join(err, walked)
+	for _, c := range []struct {
+		n         *int64
+		file, key string
+	}{{&e.OOMKills, "memory.oom_control", "oom_kill"}, {&e.PidsMaxHits, "pids.events", "max"}} {
+		p := g.file(c.file)
+		if p == "" {
+			continue
+		}
+		walked := walkDir(filepath.Dir(p), func(dir string) { add(c.n, dir+"/"+c.file, c.key) })
+		err = errors.Join(err, walked)
+	}
+	return e, err
 }
 
 func field(s, key string) int64 {
@@ -259,7 +285,10 @@ func field(s, key string) int64 {
 // Kill sends SIGKILL to all in the group. On v1 the group is frozen meanwhile, so that no pid read can be reused.
 func (g *Group) Kill() error {
 	if p := g.file("cgroup.kill"); p != "" {
-		return write(p, "1")
+		if err := write(p, "1"); !errors.Is(err, os.ErrNotExist) { // it may be removed already
+			return err
+		}
+		return nil
 	}
 	p := g.file("freezer.state")
 	if p == "" {

@@ -17,7 +17,8 @@ import (
 // each sandbox, whose processes are this program.
 const nameChars = "abcdefghijklmnopqrstuvwxyz0123456789-"
 
-var used = []string{"cpu", "cpuacct", "memory", "pids", "freezer", "blkio", "cpuset"}
+// used are the controllers of v1 that we make groups for; blkio is left out where it limits nothing, since each group costs.
+var used = []string{"cpu", "cpuacct", "memory", "pids", "freezer", "blkio"}
 
 type hierarchy struct {
 	dir  string
@@ -33,6 +34,9 @@ type Manager struct {
 	parent string // in which groups are made: above, or the owner's in it
 	left   Left
 	all    []hierarchy
+	// home is in which hierarchy a group has a file, by its name: all groups have the same. It is nil until probe has looked.
+	home   map[string]string
+	idle   string // a controller that is not used here
 	can    map[string]bool
 	weight int64 // the greatest that is enforced
 
@@ -101,7 +105,7 @@ func parseMounts(s string) (hs []hierarchy) {
 // active are the hierarchies groups are made in; the others only matter for removal.
 func (m *Manager) active() (hs []hierarchy) {
 	for _, h := range m.all {
-		if (m.mode == "v2" && h.v2) || slices.ContainsFunc(h.ctls, func(c string) bool { return slices.Contains(used, c) }) {
+		if (m.mode == "v2" && h.v2) || slices.ContainsFunc(h.ctls, func(c string) bool { return c != m.idle && slices.Contains(used, c) }) {
 			hs = append(hs, h)
 		}
 	}
@@ -224,6 +228,10 @@ func (m *Manager) probe() error {
 	if err != nil {
 		return err
 	}
+	home, err := g.homes()
+	if err != nil {
+		return errors.Join(err, g.Close())
+	}
 	for limit, fs := range files {
 		m.can[limit] = slices.ContainsFunc(fs, func(f string) bool { return g.file(f) != "" })
 	}
@@ -233,7 +241,35 @@ func (m *Manager) probe() error {
 		m.weight = bfqMost
 	}
 	m.can["io_weight"] = cost || bfq
-	return g.Close()
+	if err := g.Close(); err != nil {
+		return err
+	}
+	if m.mode != "v2" && !m.can["io_weight"] {
+		m.idle = "blkio"
+		err = m.removeEmpty(m.parent) // those of the others are made below, or there
+		for _, h := range m.active() {
+			err = errors.Join(err, makeDirs(h, m.parent))
+		}
+	}
+	m.home = home
+	return err
+}
+
+// homes is where the files of a group are: of two of one name, the first is meant.
+func (g *Group) homes() (map[string]string, error) {
+	home := map[string]string{}
+	for _, h := range g.m.active() {
+		entries, err := os.ReadDir(h.dir + g.path)
+		if err != nil {
+			return nil, fmt.Errorf("limits: %w", err)
+		}
+		for _, e := range entries {
+			if _, ok := home[e.Name()]; !ok && !e.IsDir() {
+				home[e.Name()] = h.dir
+			}
+		}
+	}
+	return home, nil
 }
 
 // costs tells whether a disk's I/O has costs on cgroup v2, without which io.weight does nothing.
@@ -342,29 +378,71 @@ func (m *Manager) removeEmpty(group string) error {
 // is not of this hierarchy, or the group was removed meanwhile. What cannot be
 // read for any other reason is an error, never "nothing happened".
 func readIfThere(path string) (string, error) {
-	b, err := os.ReadFile(path)
+	b, err := readFile(path)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
 		return "", nil
 	}
-	return string(b), err
+	return b, err
 }
 
 func read(path string) string {
-	b, err := os.ReadFile(path)
+	b, err := readFile(path)
 	if err != nil {
 		return ""
 	}
-	return strings.TrimSpace(string(b))
+	return strings.TrimSpace(b)
+}
+
+// readFile does with three system calls what os.ReadFile takes a dozen for, most of which ask for what a
+// cgroup's file cannot do.
+func readFile(path string) (string, error) {
+	fd, err := openFile(path, unix.O_RDONLY)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	var all []byte
+	b := make([]byte, 4096)
+	for {
+		n, err := unix.Read(fd, b)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return "", &os.PathError{Op: "read", Path: path, Err: err}
+		}
+		if n == 0 {
+			return string(all), nil
+		}
+		all = append(all, b[:n]...)
+	}
+}
+
+func openFile(path string, how int) (int, error) {
+	for {
+		fd, err := unix.Open(path, how|unix.O_CLOEXEC, 0)
+		if err == nil {
+			return fd, nil
+		}
+		if err != unix.EINTR {
+			return -1, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+	}
 }
 
 func write(path, v string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	fd, err := openFile(path, unix.O_WRONLY)
 	if err != nil {
 		return fmt.Errorf("limits: %w", err)
 	}
-	_, err = f.WriteString(v)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("limits: write %q: %w", v, err)
+	defer unix.Close(fd)
+	for {
+		if _, err = unix.Write(fd, []byte(v)); err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("limits: write %q: %w", v, &os.PathError{Op: "write", Path: path, Err: err})
 	}
 	return nil
 }

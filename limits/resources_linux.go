@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/cgroups/v3/cgroup1"
 	"github.com/containerd/cgroups/v3/cgroup2"
@@ -105,10 +106,8 @@ func (g *Group) update1(asked map[string]int64) error {
 
 // root is the directory that holds the mount of the hierarchy with the file f.
 func (g *Group) root(f string) string {
-	for _, h := range g.m.active() {
-		if _, err := os.Stat(h.dir + g.path + "/" + f); err == nil {
-			return filepath.Dir(h.dir)
-		}
+	if p := g.file(f); p != "" {
+		return filepath.Dir(strings.TrimSuffix(p, g.path+"/"+f))
 	}
 	return ""
 }

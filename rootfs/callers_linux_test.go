@@ -79,7 +79,7 @@ func TestPlaceable(t *testing.T) {
 		f, err := opener(t)(e)
 		must(t, err)
 		if asCaller(t, uid, uid, []uint32{group}, func() error {
-			return Place(t.Context(), w, []string{c.output}, []Entry{e}, func(Entry) (*os.File, error) { return f, nil }, nil)
+			return Place(t.Context(), w, []string{c.output}, []Entry{e}, func(Entry) (*os.File, error) { return f, nil }, nil, nil)
 		}) == nil {
 			t.Errorf("%s was placed", c.output)
 		}
@@ -116,7 +116,7 @@ func TestPlaceInASetgidDirectory(t *testing.T) {
 		file("d/e/f", "x", 0o644), file("made/f", "x", 0o644), file("plain/f", "x", 0o644),
 	}
 	must(t, asCaller(t, uid, uid, []uint32{group}, func() error {
-		return Place(t.Context(), w, []string{"f", "d", "made/f", "plain/f"}, entries, func(e Entry) (*os.File, error) { return files[e.Path], nil }, nil)
+		return Place(t.Context(), w, []string{"f", "d", "made/f", "plain/f"}, entries, func(e Entry) (*os.File, error) { return files[e.Path], nil }, nil, nil)
 	}))
 	const setgid = unix.S_ISGID
 	for p, want := range map[string]struct{ gid, mode uint32 }{

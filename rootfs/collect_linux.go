@@ -28,15 +28,14 @@ func Collect(ctx context.Context, work *os.File, outputs []string, lim Limits, s
 	if err := isDir(work); err != nil {
 		return nil, nil, fmt.Errorf("work directory: %w", err)
 	}
-	c := &collector{ctx: ctx, lim: lim.orDefault(), store: store}
-	for _, o := range slices.Sorted(slices.Values(outputs)) {
-		found, err := c.output(work, o)
-		if err != nil {
-			return nil, nil, err
-		}
-		if !found {
-			missing = append(missing, o)
-		}
+	c := &collector{ctx: ctx, lim: lim.orDefault(), store: storing{ctx: ctx, store: store}}
+	missing, err = c.outputs(work, slices.Sorted(slices.Values(outputs)))
+	// An error of an earlier file goes first, as if there had been one after the other.
+	if first := c.store.finish(c.entries); first != nil {
+		err = first
+	}
+	if err != nil {
+		return nil, nil, err
 	}
 	slices.SortFunc(c.entries, func(a, b Entry) int { return comparePaths(a.Path, b.Path) })
 	return c.entries, missing, nil
@@ -45,11 +44,24 @@ func Collect(ctx context.Context, work *os.File, outputs []string, lim Limits, s
 type collector struct {
 	ctx     context.Context
 	lim     Limits
-	store   Store
+	store   storing
 	entries []Entry
 	pending int64 // names read but not yet looked at
 	bytes   int64
 	names   int64
+}
+
+func (c *collector) outputs(work *os.File, outputs []string) (missing []string, err error) {
+	for _, o := range outputs {
+		found, err := c.output(work, o)
+		if err != nil {
+			return nil, err
+		}
+		if !found {
+			missing = append(missing, o)
+		}
+	}
+	return missing, nil
 }
 
 func (c *collector) output(work *os.File, o string) (found bool, err error) {
@@ -132,7 +144,15 @@ func (c *collector) file(parent *os.File, p string) error {
 	if err != nil {
 		return explain(p, err)
 	}
-	defer f.Close()
+	err = c.content(f, p)
+	if err != nil {
+		f.Close()
+	}
+	return err
+}
+
+// content has what is in f stored, which is closed then.
+func (c *collector) content(f *os.File, p string) error {
 	st, err := fstat(f)
 	if err != nil {
 		return explain(p, err)
@@ -143,19 +163,12 @@ func (c *collector) file(parent *os.File, p string) error {
 	if st.Size > c.lim.MaxBytes-c.bytes {
 		return &LimitError{Path: p, Limit: "bytes", Max: c.lim.MaxBytes}
 	}
+	if c.store.failed.Load() {
+		return errFailed
+	}
 	c.bytes += st.Size
-	blob, err := c.store(c.ctx, p, f, st.Size)
-	if err != nil {
-		return fmt.Errorf("store %s: %w", display(p), err)
-	}
-	now, err := fstat(f)
-	if err != nil {
-		return explain(p, err)
-	}
-	if now.Size != st.Size || now.Mtim != st.Mtim {
-		return &EntryError{Path: p, Reason: "changed while it was read; let nothing else change the work directory"}
-	}
-	c.entries = append(c.entries, Entry{Path: p, Kind: 'f', Mode: st.Mode & 0o777, Size: st.Size, Blob: blob})
+	c.store.add(&content{f: f, path: p, st: st, entry: len(c.entries)})
+	c.entries = append(c.entries, Entry{Path: p, Kind: 'f', Mode: st.Mode & 0o777, Size: st.Size})
 	return nil
 }
 

@@ -39,9 +39,13 @@ const copyChunk = 64 << 20
 // where that is another user. open then has those, too: let it return files that
 // were opened before, or by another goroutine.
 //
+// help, unless nil, lets several goroutines write where there are many files. It is called in each of them and
+// must call its argument once, with the credentials that Place was called with, and return its error, or one
+// that says why it could not. open is then called by several at once. All have ended when Place returns.
+//
 // Content is shared where the file system can (reflinks), and copied in the
 // kernel elsewhere. Nothing is synced: a machine that crashes may lose outputs.
-func Place(ctx context.Context, work *os.File, outputs []string, entries []Entry, open func(Entry) (*os.File, error), note func(Placing) error) error {
+func Place(ctx context.Context, work *os.File, outputs []string, entries []Entry, open func(Entry) (*os.File, error), note func(Placing) error, help func(work func() error) error) error {
 	groups, err := plan(outputs, entries)
 	if err != nil {
 		return err
@@ -52,7 +56,7 @@ func Place(ctx context.Context, work *os.File, outputs []string, entries []Entry
 	if len(groups) == 0 {
 		return nil
 	}
-	p := &placer{ctx: ctx, work: work, open: open, token: tokenPrefix + rand.Text() + "-", parents: map[string]*os.File{".": work}}
+	p := &placer{ctx: ctx, work: work, open: open, help: help, token: tokenPrefix + rand.Text() + "-", parents: map[string]*os.File{".": work}}
 	defer p.close()
 	if note != nil {
 		if err := note(p.placing(groups)); err != nil {
@@ -189,6 +193,7 @@ type placer struct {
 	ctx    context.Context
 	work   *os.File
 	open   func(Entry) (*os.File, error)
+	help   func(work func() error) error
 	token  string
 	made   []string // parents that were not there, outermost first
 	staged []*staged
@@ -244,7 +249,8 @@ func (p *placer) stage(g []Entry) error {
 		return explain(top.Path, err)
 	}
 	defer root.Close()
-	if err := p.fill(root, top.Path, g[1:]); err != nil {
+	fill := &filling{placer: p, root: root, top: top.Path}
+	if err := fill.run(g[1:]); err != nil {
 		return err
 	}
 	// Last, since a mode may forbid to write.
@@ -276,35 +282,6 @@ func (p *placer) setMode(root *os.File, rel string, e Entry) error {
 	}
 	defer d.Close()
 	return explain(e.Path, setDirMode(d, e.Mode))
-}
-
-// fill writes what the output top holds into root.
-func (p *placer) fill(root *os.File, top string, entries []Entry) error {
-	in, at := root, top // the directory written to, and its path
-	defer func() {
-		if in != root {
-			in.Close()
-		}
-	}()
-	for _, e := range entries {
-		if d := path.Dir(e.Path); d != at {
-			if in != root {
-				in.Close()
-			}
-			in, at = root, d
-			if d != top {
-				sub, err := openDir(root, d[len(top)+1:], beneath)
-				if err != nil {
-					return explain(e.Path, err)
-				}
-				in = sub
-			}
-		}
-		if err := p.write(in, path.Base(e.Path), e); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // write makes d's new entry name; a directory is left empty and with mode 0700.

@@ -92,7 +92,7 @@ func TestPlace(t *testing.T) {
 		file("new/deep/file", large, 0o444),
 		file("bin", "no link", 0o644),
 	}
-	err = Place(t.Context(), open(t, dir), []string{"out", "one", "new/deep/file", "bin", "absent"}, entries, opener(t), nil)
+	err = Place(t.Context(), open(t, dir), []string{"out", "one", "new/deep/file", "bin", "absent"}, entries, opener(t), nil, nil)
 	must(t, err)
 	sub, err := os.Stat(dir + "/out/sub")
 	must(t, err)
@@ -131,13 +131,13 @@ func TestPlaceBadEntries(t *testing.T) {
 		"target too long": {{Path: "out", Kind: 'l', Target: strings.Repeat("a", 5000)}},
 		"not UTF-8":       {{Path: "out", Kind: 'd'}, file("out/\xff", "", 0o644)},
 	} {
-		err := Place(t.Context(), open(t, dir), []string{"out"}, entries, opener(t), nil)
+		err := Place(t.Context(), open(t, dir), []string{"out"}, entries, opener(t), nil, nil)
 		var entry *EntryError
 		if !errors.As(err, &entry) {
 			t.Errorf("%s: error is %v", name, err)
 		}
 	}
-	wantErr(t, Place(t.Context(), open(t, dir), []string{".."}, nil, opener(t), nil), "not a clean path")
+	wantErr(t, Place(t.Context(), open(t, dir), []string{".."}, nil, opener(t), nil, nil), "not a clean path")
 	wantTree(t, dir, before)
 }
 
@@ -147,7 +147,7 @@ func TestPlaceParentIsLink(t *testing.T) {
 	for _, entry := range []string{"a -> " + outside, "a/b -> ../c", "a/b -> .", "a", "a/b"} {
 		dir := tree(t, entry, "c/")
 		before := snapshot(t, dir)
-		err := Place(t.Context(), open(t, dir), []string{"a/b/file", "z"}, []Entry{file("a/b/file", "x", 0o644), file("z", "z", 0o644)}, opener(t), nil)
+		err := Place(t.Context(), open(t, dir), []string{"a/b/file", "z"}, []Entry{file("a/b/file", "x", 0o644), file("z", "z", 0o644)}, opener(t), nil, nil)
 		var bad *EntryError
 		if !errors.As(err, &bad) {
 			t.Errorf("%s: error is %v", entry, err)
@@ -173,7 +173,7 @@ func TestPlaceFails(t *testing.T) {
 				return nil, unix.ENOSPC
 			}
 			return get(e)
-		}, nil)
+		}, nil, nil)
 		wantErr(t, err, "is full, nothing was placed")
 		wantTree(t, dir, before)
 	}
@@ -182,7 +182,7 @@ func TestPlaceFails(t *testing.T) {
 	err := Place(t.Context(), open(t, dir), outputs, entries, func(e Entry) (*os.File, error) {
 		e.Blob += "more than was recorded"
 		return opener(t)(e)
-	}, nil)
+	}, nil, nil)
 	wantErr(t, err, "where 5 were recorded")
 	wantTree(t, dir, before)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -192,7 +192,7 @@ func TestPlaceFails(t *testing.T) {
 			cancel()
 		}
 		return get(e)
-	}, nil)
+	}, nil, nil)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v", err)
 	}
@@ -209,7 +209,7 @@ func TestPlaceCommitFails(t *testing.T) {
 		before := snapshot(t, dir)
 		outputs := []string{"a", "b", "d", "m"}
 		entries := []Entry{file("a", "new a", 0o644), file("b", "b", 0o644), {Path: "d", Kind: 'd', Mode: 0o755}, {Path: "m", Kind: 'd', Mode: 0o755}}
-		wantErr(t, Place(t.Context(), open(t, dir), outputs, entries, opener(t), nil), "is a mount point")
+		wantErr(t, Place(t.Context(), open(t, dir), outputs, entries, opener(t), nil, nil), "is a mount point")
 		wantTree(t, dir, before)
 	})
 }
@@ -225,7 +225,7 @@ func TestPlaceFullDisk(t *testing.T) {
 		w, err := os.OpenFile(dir, unix.O_PATH, 0)
 		must(t, err)
 		defer w.Close()
-		wantErr(t, Place(t.Context(), w, []string{"out"}, []Entry{file("out", strings.Repeat("x", 1<<20), 0o644)}, opener(t), nil), "is full")
+		wantErr(t, Place(t.Context(), w, []string{"out"}, []Entry{file("out", strings.Repeat("x", 1<<20), 0o644)}, opener(t), nil, nil), "is full")
 		wantTree(t, dir, before)
 	})
 }
@@ -238,7 +238,7 @@ func TestPlaceOverlay(t *testing.T) {
 		must(t, err)
 		defer w.Close()
 		entries := []Entry{{Path: "out", Kind: 'd', Mode: 0o755}, file("out/new", "new", 0o644), file("one", "new", 0o644)}
-		must(t, Place(t.Context(), w, []string{"out", "one"}, entries, opener(t), nil))
+		must(t, Place(t.Context(), w, []string{"out", "one"}, entries, opener(t), nil, nil))
 		wantTree(t, dir, map[string]string{"out": "drwxr-xr-x ", "out/new": "-rw-r--r-- new", "one": "-rw-r--r-- new"})
 	})
 }
@@ -275,7 +275,7 @@ func TestPlaceAsCaller(t *testing.T) {
 			}
 			unix.SetfsgidRetGid(uid) //nolint:errcheck // it has no way to tell
 			unix.SetfsuidRetUid(uid) //nolint:errcheck
-			err = Place(context.Background(), w, []string{top}, entries(top), func(e Entry) (*os.File, error) { return files[e.Path], nil }, nil)
+			err = Place(context.Background(), w, []string{top}, entries(top), func(e Entry) (*os.File, error) { return files[e.Path], nil }, nil, nil)
 		}()
 		<-done
 		return err
@@ -306,7 +306,7 @@ func TestPlaceRace(t *testing.T) {
 			w, get := open(t, dir+"/w"), opener(t)
 			ok := 0
 			flip(t, dir+"/w/"+c.flipped, outside, func(int) {
-				if Place(t.Context(), w, []string{c.output}, []Entry{file(c.output, "x", 0o644)}, get, nil) == nil {
+				if Place(t.Context(), w, []string{c.output}, []Entry{file(c.output, "x", 0o644)}, get, nil, nil) == nil {
 					ok++
 				}
 			})

@@ -204,7 +204,7 @@ func TestPlaceNote(t *testing.T) {
 		wantTree(t, dir, before)
 		return errCut
 	}
-	err := Place(t.Context(), open(t, dir), []string{"a", "new/deep/b", "new/c", "out"}, recoverEntries, opener(t), note)
+	err := Place(t.Context(), open(t, dir), []string{"a", "new/deep/b", "new/c", "out"}, recoverEntries, opener(t), note, nil)
 	if !errors.Is(err, errCut) {
 		t.Error(err)
 	}

@@ -119,7 +119,7 @@ func (l Limits) orDefault() Limits {
 
 // Store keeps the content of a regular file and returns an opaque id for it. It
 // reads size bytes from offset 0 of f, which Collect closes, and fails if there
-// are fewer; path is for messages.
+// are fewer; path is for messages. Several goroutines call it at once.
 type Store func(ctx context.Context, path string, f *os.File, size int64) (blob string, err error)
 
 // EntryError is a path that cannot be collected or placed, for a reason that

@@ -41,7 +41,7 @@ func Collect(context.Context, *os.File, []string, Limits, Store) ([]Entry, []str
 }
 
 // Place reports that package rootfs needs Linux.
-func Place(context.Context, *os.File, []string, []Entry, func(Entry) (*os.File, error), func(Placing) error) error {
+func Place(context.Context, *os.File, []string, []Entry, func(Entry) (*os.File, error), func(Placing) error, func(func() error) error) error {
 	return unsupported()
 }
 

@@ -31,6 +31,10 @@ type Config struct {
 	RangesDir string
 	// Limits makes the control groups.
 	Limits *limits.Manager
+	// Warm is how many sandboxes are kept prepared for each kind of task that was asked for in the last minutes: for each
+	// root that is Shared and each network policy. They are made while fewer commands run than there are processors, and
+	// dropped where memory is short. 0 is none.
+	Warm int
 	// Network makes the routers of controlled networks.
 	Network *netpolicy.Manager
 }
@@ -44,11 +48,20 @@ type Host struct {
 	space   *os.File // see newSpace
 	state   *os.File // see stateDir
 	filters map[FilterOptions][]unix.SockFilter
-	mu      sync.Mutex
-	live    map[string]bool
-	closed  bool
-	orphans int
-	left    int
+	masks   []mask
+	zygote  zygote
+	// templates are nil until prepare has made them.
+	templates         *templates
+	mu                sync.Mutex
+	open              int // sandboxes
+	closed            bool
+	starting, running int              // tasks
+	kinds             map[kindOf]*kind // of what is kept ready
+	short             bool             // of memory
+	aside             error            // see note
+	keeper            keeper
+	orphans           int
+	left              int
 }
 
 // baseDirs are the mount points of the root that libcontainer is given (see
@@ -70,14 +83,14 @@ func Open(cfg Config) (*Host, error) {
 	if err := os.Setenv("GOMAXPROCS", "1"); err != nil {
 		return nil, fmt.Errorf("sandbox: %w", err)
 	}
-	h := &Host{cfg: cfg, live: map[string]bool{}, filters: map[FilterOptions][]unix.SockFilter{}}
-	if err := h.prepare(); err != nil {
+	h := &Host{cfg: cfg, kinds: map[kindOf]*kind{}, filters: map[FilterOptions][]unix.SockFilter{}}
+	if err := h.ready(); err != nil {
 		return nil, errors.Join(fmt.Errorf("sandbox: %w", err), h.Close())
 	}
 	return h, nil
 }
 
-func (h *Host) prepare() (err error) {
+func (h *Host) ready() (err error) {
 	if err := h.sweep(); err != nil {
 		return err
 	}
@@ -98,6 +111,7 @@ func (h *Host) prepare() (err error) {
 	if err := openUp(filepath.Join(h.cfg.Dir, "layers"), 0o700); err != nil {
 		return err
 	}
+	spread(filepath.Join(h.cfg.Dir, "layers"))
 	if h.state, err = newTmpfs("libcontainer's state", "0700", "16m", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC); err != nil {
 		return err
 	}
@@ -119,8 +133,17 @@ func (h *Host) prepare() (err error) {
 	if err != nil {
 		return err
 	}
-	h.space, err = newSpace(h.cfg.Limits.Mounts(), append([]string{h.cfg.Dir, "/proc", os.DevNull}, h.libs...))
-	return err
+	if h.masks, err = masks(); err != nil {
+		return err
+	}
+	if h.space, err = newSpace(h.cfg.Limits.Mounts(), append([]string{h.cfg.Dir, "/proc", os.DevNull}, h.libs...)); err != nil {
+		return err
+	}
+	if h.templates, err = openTemplates(filepath.Join(h.cfg.Dir, "base", "scratch")); err != nil {
+		return err
+	}
+	h.startKeeper()
+	return nil
 }
 
 // stateDir is where libcontainer keeps what nobody reads but itself: in memory, mounted
@@ -133,6 +156,21 @@ func openUp(dir string, mode fs.FileMode) error {
 		return err
 	}
 	return os.Chmod(dir, mode)
+}
+
+// spread tells ext4 that what is in a directory has nothing to do with each other: else it looks for the inode of each new
+// directory near those of the ones just deleted, which without a journal it must not use for some seconds, and looks at
+// them one by one. It is a hint, of no use elsewhere (ioctl_iflags(2)).
+func spread(dir string) {
+	const topDir = 0x00020000 // FS_TOPDIR_FL
+	f, err := os.Open(dir)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if flags, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS); err == nil {
+		_ = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags|topDir)
+	}
 }
 
 // sweep removes what is left of a host that was killed.
@@ -225,15 +263,30 @@ func removeBelow(dir, name string) error {
 // Close ends the Host. It fails while sandboxes are open.
 func (h *Host) Close() error {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if n := len(h.live); n > 0 {
+	if n := h.open; n > 0 {
+		h.mu.Unlock()
 		return fmt.Errorf("sandbox: %d sandboxes are open; close them first", n)
 	}
 	if h.closed {
+		h.mu.Unlock()
 		return nil
 	}
 	h.closed = true
+	kinds := h.kinds
+	h.kinds = nil
+	h.mu.Unlock()
+	if h.keeper.stop != nil {
+		close(h.keeper.stop)
+	}
 	var errs []error
+	for _, k := range kinds {
+		errs = append(errs, h.drop(k))
+	}
+	h.keeper.stopped.Wait()
+	errs = append(errs, h.aside, h.zygote.close())
+	if h.templates != nil {
+		h.templates.close()
+	}
 	if h.exe != nil {
 		errs = append(errs, h.exe.Close())
 	}
@@ -258,23 +311,24 @@ func (h *Host) Healthy() error {
 	return nil
 }
 
-func (h *Host) enter(id string) error {
+var errClosed = errors.New("the host is closed")
+
+// enter counts a sandbox, and a task that is about to start.
+func (h *Host) enter() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
-		return errors.New("the host is closed")
+		return errClosed
 	}
-	if h.live[id] {
-		return fmt.Errorf("id %q is in use", id)
-	}
-	h.live[id] = true
+	h.open++
+	h.starting++
 	return nil
 }
 
-func (h *Host) leave(id string) {
+func (h *Host) leave() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.live, id)
+	h.open--
 }
 
 // makeDevices makes a read-only file system with the devices that every sandbox has,

@@ -269,7 +269,7 @@ func cloneTree(f, ids *os.File, o cloneOptions) (*os.File, error) {
 	return tree, nil
 }
 
-// apply sets a detached mount's attributes and owners.
+// apply sets a detached mount's attributes, and its owners if ids are given.
 func (o cloneOptions) apply(tree, ids *os.File, at uint) error {
 	fd := int(tree.Fd())
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID, Propagation: unix.MS_PRIVATE}
@@ -281,6 +281,9 @@ func (o cloneOptions) apply(tree, ids *os.File, at uint) error {
 	}
 	if err := unix.MountSetattr(fd, "", at, &attr); err != nil {
 		return fmt.Errorf("mount attributes of %s: %w", tree.Name(), err)
+	}
+	if ids == nil {
+		return nil
 	}
 	idmap := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ids.Fd())}
 	err := unix.MountSetattr(fd, "", at, &idmap)

@@ -6,19 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
-	"github.com/opencontainers/cgroups"
-	"github.com/opencontainers/runc/libcontainer"
-	"github.com/opencontainers/runc/libcontainer/capabilities"
-	"github.com/opencontainers/runc/libcontainer/configs"
-	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxd/sandboxd/limits"
@@ -28,16 +23,10 @@ import (
 
 // Sandbox is a started command and what is around it. Close must be called.
 type Sandbox struct {
-	host  *Host
-	id    string
-	group *limits.Group
-	ids   *idRange
-	sock  *os.File
-	first *firstProcess
+	*box
 	layer *os.File // our directory with upper and work
 	// router is nil unless the network is controlled.
 	router *netpolicy.Router
-	undo   []func() error
 
 	started time.Time
 	found   []string
@@ -45,18 +34,21 @@ type Sandbox struct {
 	ended   chan struct{}
 	exit    Exit
 	work    *os.File
-	own     *first.Own // nil where the first process was lost
+	own     *own // nil where the first process was lost
 	err     error
 	closing sync.Once
 	closed  error
 }
 
-// Start makes a sandbox and starts its command. An error that lies in the task
+// own is what the first process itself has used, and of I/O what all have.
+type own struct {
+	user, system time.Duration
+	read, write  int64 // bytes, of a storage device: proc_pid_io(5)
+}
+
+// Start makes a sandbox, or takes one that is prepared, and starts its command. An error that lies in the task
 // names what is wrong with it. ctx is for the making only.
 func (h *Host) Start(ctx context.Context, spec Spec) (*Sandbox, error) {
-	if spec.ID == "" || len(spec.ID) > 64 || strings.Trim(spec.ID, idChars) != "" {
-		return nil, fmt.Errorf("sandbox: id %q: use 1 to 64 of a-z, 0-9 and -", spec.ID)
-	}
 	if (spec.Script == "") == (len(spec.Argv) == 0) {
 		return nil, errors.New("sandbox: exactly one of Script and Argv must be set")
 	}
@@ -66,127 +58,61 @@ func (h *Host) Start(ctx context.Context, spec Spec) (*Sandbox, error) {
 	if spec.Network == netpolicy.Controlled && h.cfg.Network == nil {
 		return nil, fmt.Errorf("sandbox: %w: controlled: Config.Network is missing", netpolicy.ErrUnsupported)
 	}
-	if err := h.enter(spec.ID); err != nil {
+	if err := h.enter(); err != nil {
 		return nil, fmt.Errorf("sandbox: %w", err)
 	}
-	s := &Sandbox{host: h, id: spec.ID, ended: make(chan struct{})}
-	s.later(func() error { h.leave(spec.ID); return nil })
+	defer h.started()
+	b, err := h.obtain(&spec)
+	if err != nil {
+		h.leave()
+		return nil, fmt.Errorf("sandbox: %w", err)
+	}
+	b.undo = slices.Insert(b.undo, 0, func() error { h.leave(); return nil })
+	s := &Sandbox{box: b, ended: make(chan struct{})}
 	if err := s.start(ctx, &spec); err != nil {
 		return nil, errors.Join(fmt.Errorf("sandbox: %w", err), s.undoAll())
 	}
 	return s, nil
 }
 
-// later adds what unmakes the last thing made.
-func (s *Sandbox) later(f func() error) { s.undo = append(s.undo, f) }
-
-func (s *Sandbox) undoAll() error {
-	var errs []error
-	for _, f := range slices.Backward(s.undo) {
-		errs = append(errs, f())
-	}
-	s.undo = nil
-	return errors.Join(errs...)
-}
-
 func (s *Sandbox) start(ctx context.Context, spec *Spec) (err error) {
-	if s.ids, err = s.host.ranges.take(); err != nil {
+	l := spec.Limits
+	if l.PidsMax > 0 {
+		l.PidsMax += ownPids
+	}
+	if err := s.group.Limit(l); err != nil {
 		return err
 	}
-	s.later(func() error { return s.host.ranges.give(s.ids) })
-	if err := s.makeDir(); err != nil {
+	if err := s.readyLayer(spec.Work); err != nil {
 		return err
 	}
-	if err := s.makeLayer(spec.Work); err != nil {
+	if err := s.attach(spec); err != nil {
 		return err
 	}
-	sock, inside, err := first.SocketPair()
-	if err != nil {
-		return err
-	}
-	s.sock = sock
-	s.later(sock.Close)
-	defer inside.Close()
-	// libcontainer mostly waits, and the order, the group and the router need nothing of what it makes.
-	var o *first.Order
-	var files *fileList
-	var errs [4]error
-	var made sync.WaitGroup
-	ready := func() {} // of the kernel, for who comes into the group
-	made.Go(func() {
-		l := spec.Limits
-		if l.PidsMax > 0 {
-			l.PidsMax += ownPids
+	for _, f := range spec.Stdio {
+		// Else the command, which has another user, could not open /dev/stdout.
+		if err := giveTo(f, s.ids); err != nil {
+			return err
 		}
-		if s.group, errs[0] = s.host.cfg.Limits.Create(spec.ID, l); errs[0] == nil {
-			ready = s.host.cfg.Limits.Expect()
-		}
-		o, files, errs[1] = s.order(spec)
-	})
-	if spec.Network == netpolicy.Controlled {
-		made.Go(func() { s.router, errs[2] = s.host.cfg.Network.Start(spec.Router) })
 	}
-	errs[3] = s.startFirst(spec, inside)
-	made.Wait()
-	defer func() { ready() }()
-	defer files.close()
-	if s.router != nil {
-		s.later(s.router.Close)
-	}
-	if s.group != nil {
-		s.later(s.group.Close)
-	}
-	if s.first != nil {
-		s.later(s.Kill)
-	}
-	if err := errors.Join(errs[:]...); err != nil {
-		return err
-	}
-	inside.Close() // so that its end is seen
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	// It has no order yet, and so has done nothing.
-	if err := s.group.Add(s.first.pid); err != nil {
-		return err
+	if err := s.command(spec); err != nil {
+		return s.explain(err)
 	}
-	if err := s.setLimits(spec); err != nil {
-		return err
-	}
-	link, err := s.attach()
-	if err != nil {
-		return err
-	}
-	if err := s.command(o, files); err != nil {
-		return s.first.explain(err)
-	}
-	s.network = spec.Network.String() + link
 	s.later(s.CloseWork)
-	s.later(s.Kill)
+	s.later(s.end)
+	s.host.runs(1)
 	go s.watch()
 	return nil
 }
 
-// makeDir makes the sandbox's directory, which a later Host on the same directory removes.
-func (s *Sandbox) makeDir() error {
-	layers := filepath.Join(s.host.cfg.Dir, "layers")
-	if err := os.Mkdir(filepath.Join(layers, s.id), 0o755); err != nil {
-		return fmt.Errorf("work layer: %w", err)
-	}
-	s.later(func() error { return removeBelow(layers, s.id) })
-	// Whatever the umask: the sandbox's first process, who is nobody here, passes through.
-	if err := os.Chmod(filepath.Join(layers, s.id), 0o755); err != nil {
-		return fmt.Errorf("work layer: %w", err)
-	}
-	return nil
-}
-
-// makeLayer makes in the directory what takes the command's writes to /build.
-func (s *Sandbox) makeLayer(w Work) error {
+// readyLayer makes of the directories what takes the command's writes to /build.
+func (s *Sandbox) readyLayer(w Work) error {
 	if w.Dir != nil && w.Mode != WorkOverlay {
 		return nil
 	}
-	dir := filepath.Join(s.host.cfg.Dir, "layers", s.id)
 	mode := os.FileMode(0o755)
 	if w.Dir != nil {
 		st, err := w.Dir.Stat()
@@ -197,16 +123,17 @@ func (s *Sandbox) makeLayer(w Work) error {
 	} else if w.Mode == WorkReadonly {
 		mode = 0o555
 	}
-	dirs := map[string]os.FileMode{"upper": mode}
-	if w.Dir != nil {
-		dirs["work"] = 0o700 // an overlay's
-	}
-	for name, mode := range dirs {
-		p := filepath.Join(dir, name)
-		if err := os.Mkdir(p, 0o700); err != nil {
-			return fmt.Errorf("work layer: %w", err)
+	dir := s.dir()
+	for name, mode := range map[string]os.FileMode{"upper": mode, "work": layerMode} {
+		p := dir + "/" + name
+		var err error
+		if w.UID != 0 || w.GID != 0 {
+			err = os.Chown(p, int(w.UID), int(w.GID))
 		}
-		if err := errors.Join(os.Chown(p, int(w.UID), int(w.GID)), os.Chmod(p, mode)); err != nil {
+		if mode != layerMode {
+			err = errors.Join(err, os.Chmod(p, mode))
+		}
+		if err != nil {
 			return fmt.Errorf("work layer: %w", err)
 		}
 	}
@@ -218,247 +145,208 @@ func (s *Sandbox) makeLayer(w Work) error {
 	return nil
 }
 
-// firstProcess is a sandbox's first process, as the host sees it.
-type firstProcess struct {
-	pid     int
-	process *libcontainer.Process
-	stderr  limitedBuffer
-	lost    chan struct{} // closed when it was reaped
-}
-
-// explain adds what the process said to an error that may come from its death.
-func (f *firstProcess) explain(err error) error {
-	if !errors.Is(err, io.EOF) && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
+// attach gives the first process's network its link to the router, if it is to have one.
+func (s *Sandbox) attach(spec *Spec) (err error) {
+	s.network = spec.Network.String()
+	if spec.Network != netpolicy.Controlled {
+		return nil
+	}
+	if s.router, err = s.host.cfg.Network.Start(spec.Router); err != nil {
 		return err
 	}
-	<-f.lost
-	return fmt.Errorf("its first process ended early; is the memory limit below 32 MiB? %s", strings.TrimSpace(f.stderr.String()))
-}
-
-func (s *Sandbox) startFirst(spec *Spec, inside *os.File) error {
-	f := &firstProcess{lost: make(chan struct{})}
-	f.process = &libcontainer.Process{
-		Args: []string{fmt.Sprintf("/proc/self/fd/%d", first.ProgramFD), first.Name}, Env: firstEnv(),
-		Init: true, Cwd: "/", LogLevel: fmt.Sprint(uint32(logrus.ErrorLevel)), Stderr: &f.stderr, ExtraFiles: []*os.File{s.host.exe, inside},
-	}
-	err := s.host.inSpace(func() error {
-		c, err := libcontainer.Create(s.host.stateDir(), spec.ID, s.container(spec))
-		if err != nil {
-			return err
-		}
-		s.later(func() error {
-			if err := c.Destroy(); err != nil {
-				return fmt.Errorf("libcontainer: destroy: %w", err)
-			}
-			return nil
-		})
-		return c.Run(f.process)
-	})
+	s.later(s.router.Close)
+	s.later(s.await)
+	s.later(s.Kill)
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", s.pid))
 	if err != nil {
-		return fmt.Errorf("libcontainer: %w", err)
-	}
-	s.first = f
-	s.later(func() error { <-f.lost; return nil })
-	go func() {
-		defer close(f.lost)
-		f.process.Wait() //nolint:errcheck // its status says nothing that the reports do not
-	}()
-	if f.pid, err = f.process.Pid(); err != nil {
-		return fmt.Errorf("libcontainer: %w", err)
-	}
-	return nil
-}
-
-const noGroup = "/sandboxd-none"
-
-// container is what libcontainer is to make: namespaces, a group, and a root with
-// little more than mount points.
-func (s *Sandbox) container(spec *Spec) *configs.Config {
-	all := capabilities.KnownCapabilities()
-	base := filepath.Join(s.host.cfg.Dir, "base")
-	zero := 0
-	spaces := configs.Namespaces{
-		{Type: configs.NEWUSER}, {Type: configs.NEWNS}, {Type: configs.NEWPID},
-		{Type: configs.NEWIPC}, {Type: configs.NEWUTS}, // the cgroup namespace comes with the order
-	}
-	if spec.Network.Own() {
-		spaces = append(spaces, configs.Namespace{Type: configs.NEWNET})
-	}
-	ids := []configs.IDMap{{ContainerID: 0, HostID: int64(s.ids.base), Size: rangeSize}}
-	mounts := []*configs.Mount{
-		{Source: "proc", Device: "proc", Destination: "/proc", Flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
-		// A bind, so that libcontainer puts no devices there.
-		{Source: filepath.Join(base, "dev"), Device: "bind", Destination: "/dev", Flags: unix.MS_BIND},
-	}
-	for _, d := range s.host.libs {
-		mounts = append(mounts, &configs.Mount{Source: d, Device: "bind", Destination: d, Flags: unix.MS_BIND | unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV})
-	}
-	return &configs.Config{
-		Rootfs: base, Readonlyfs: false, Hostname: Hostname, Namespaces: spaces,
-		RootPropagation: unix.MS_PRIVATE | unix.MS_REC,
-		UIDMappings:     ids, GIDMappings: ids, OomScoreAdj: &zero,
-		Capabilities: &configs.Capabilities{Bounding: all, Effective: all, Permitted: all},
-		// A group that is never made, see newSpace: libcontainer goes on without, as for callers without rights.
-		Cgroups: &cgroups.Cgroup{Rootless: true, Parent: noGroup, Name: spec.ID, Resources: &cgroups.Resources{}},
-		Mounts:  mounts,
-	}
-}
-
-// setLimits sets the limits of the first process, which all others inherit, to
-// values that do not depend on the daemon's.
-func (s *Sandbox) setLimits(spec *Spec) error {
-	pid := s.first.pid
-	in, err := s.group.Holds(pid)
-	if err != nil {
-		return err
-	}
-	if !in {
-		return fmt.Errorf("the first process is not in its control group %s", s.group.Path())
-	}
-	const no = unix.RLIM_INFINITY
-	// Of its own files the first process needs more at first, see limitFiles.
-	most := max(noFile(spec), 2*first.MaxMounts)
-	for what, want := range map[int]unix.Rlimit{
-		unix.RLIMIT_CORE: {}, unix.RLIMIT_NOFILE: {Cur: most, Max: most},
-		unix.RLIMIT_STACK: {Cur: 8 << 20, Max: no}, unix.RLIMIT_MEMLOCK: {Cur: 8 << 20, Max: 8 << 20},
-		unix.RLIMIT_NPROC: {Cur: no, Max: no}, unix.RLIMIT_FSIZE: {Cur: no, Max: no}, unix.RLIMIT_CPU: {Cur: no, Max: no},
-		unix.RLIMIT_AS: {Cur: no, Max: no}, unix.RLIMIT_DATA: {Cur: no, Max: no}, unix.RLIMIT_RSS: {Cur: no, Max: no},
-		unix.RLIMIT_LOCKS: {Cur: no, Max: no}, unix.RLIMIT_NICE: {}, unix.RLIMIT_RTPRIO: {}, unix.RLIMIT_RTTIME: {Cur: no, Max: no},
-		unix.RLIMIT_MSGQUEUE: {Cur: 819200, Max: 819200}, unix.RLIMIT_SIGPENDING: {Cur: 16384, Max: 16384},
-	} {
-		var now unix.Rlimit
-		if err := unix.Prlimit(pid, what, nil, &now); err != nil {
-			return fmt.Errorf("resource limit %d: %w", what, err)
-		}
-		if what == unix.RLIMIT_NOFILE && spec.OpenFiles > 0 && uint64(spec.OpenFiles) > now.Max {
-			return &OpenFilesError{Asked: spec.OpenFiles, Most: now.Max}
-		}
-		// Raising a hard limit takes CAP_SYS_RESOURCE, which root may lack in a container.
-		want.Max = min(want.Max, now.Max)
-		want.Cur = min(want.Cur, want.Max)
-		if err := unix.Prlimit(pid, what, &want, nil); err != nil {
-			return fmt.Errorf("resource limit %d: %w", what, err)
-		}
-	}
-	return nil
-}
-
-// ownPids is how many processes and threads a sandbox has at most that are not its
-// command's: the threads of the first process.
-const ownPids = 12
-
-// defaultOpenFiles is the hard limit unless another is asked for.
-const defaultOpenFiles = 65536
-
-func noFile(spec *Spec) uint64 {
-	if spec.OpenFiles > 0 {
-		return uint64(spec.OpenFiles)
-	}
-	return defaultOpenFiles
-}
-
-// attach gives the first process's network its link to the router, if it is to have one. It
-// returns what to say of that.
-func (s *Sandbox) attach() (found string, err error) {
-	if s.router == nil {
-		return "", nil
-	}
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", s.first.pid))
-	if err != nil {
-		return "", fmt.Errorf("the first process's network: %w", err)
+		return fmt.Errorf("the first process's network: %w", err)
 	}
 	defer ns.Close()
-	if found, err = s.router.Attach(ns); err != nil {
-		return "", err
+	found, err := s.router.Attach(ns)
+	if err != nil {
+		return err
 	}
-	return ": " + found, nil
+	s.network += ": " + found
+	s.reach, err = setUp(spec.Network, ns)
+	return err
 }
 
-// command sends the order, and waits until the command runs.
-func (s *Sandbox) command(o *first.Order, files *fileList) error {
-	if err := first.SendOrder(s.sock, o, files.all); err != nil {
+// command sends what is to be done, and waits until the command runs.
+func (s *Sandbox) command(spec *Spec) error {
+	p := newProgram()
+	defer func() { p.close() }()
+	if err := s.tree(p, spec); err != nil {
 		return err
 	}
-	r, more, err := first.ReceiveReport(s.sock)
-	first.CloseAll(more)
-	switch {
-	case err != nil:
+	if there, err := hidden(spec.Work); err != nil {
 		return err
-	case r.Output != "":
-		return &OutputError{Output: r.Output, Reason: r.Error}
-	case r.Target != "":
-		return &TargetError{Target: r.Target, Reason: r.Error}
-	case r.Error != "":
-		return errors.New(r.Error)
-	case !r.Started:
-		return errors.New("the first process reports no start")
+	} else if len(there) > 0 {
+		if err := s.hide(p, there); err != nil {
+			return err
+		}
+		p.close()
+		p = newProgram()
+	}
+	if err := s.inputs(p, spec); err != nil {
+		return err
+	}
+	p.script(spec.Script)
+	work := p.enterRoot()
+	limit, err := openFiles(spec.OpenFiles)
+	if err != nil {
+		return err
+	}
+	p.command(spec, s.host.filters[FilterOptions{Debug: spec.Debug, Direct: spec.Work.Mode == WorkDirect}], work, limit)
+	status, files, err := s.run(p, first.Started)
+	if err != nil {
+		return err
+	}
+	if len(files) != 1 {
+		first.CloseAll(files)
+		return errors.New("the first process shows no work directory")
 	}
 	s.started = time.Now()
-	s.found = append(r.Found, "network="+r.Network)
+	if s.found, err = readBack(status); err != nil {
+		return errors.Join(err, files[0].Close())
+	}
+	s.work = files[0]
+	s.found = append(s.found, "network="+s.reach)
 	return nil
 }
 
-// fileList are files to send; own are those to close afterwards.
-type fileList struct{ all, own []*os.File }
+// defaultOpenFiles is the hard limit unless another is asked for, softOpenFiles the most of the soft one: what uses
+// select can do no more, and other programs raise it.
+const (
+	defaultOpenFiles = 65536
+	softOpenFiles    = 1024
+)
 
-func (l *fileList) add(f *os.File) int {
-	l.all = append(l.all, f)
-	return len(l.all) - 1
+// openFiles is the command's limit.
+func openFiles(asked int64) (l unix.Rlimit, err error) {
+	var ours unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &ours); err != nil {
+		return l, fmt.Errorf("limit of open files: %w", err)
+	}
+	switch {
+	case asked <= 0:
+		l.Max = min(defaultOpenFiles, ours.Max)
+	case uint64(asked) > ours.Max:
+		return l, &OpenFilesError{Asked: asked, Most: ours.Max}
+	default:
+		l.Max = uint64(asked)
+	}
+	l.Cur = min(l.Max, softOpenFiles)
+	return l, nil
 }
 
-// made adds a file that the list closes.
-func (l *fileList) made(f *os.File) int {
-	l.own = append(l.own, f)
-	return l.add(f)
-}
-
-func (l *fileList) close() { first.CloseAll(l.own) }
-
-// order puts together what the first process must do.
-func (s *Sandbox) order(spec *Spec) (*first.Order, *fileList, error) {
-	files := &fileList{}
-	o := &first.Order{
-		Network: spec.Network, Script: spec.Script, Argv: spec.Argv,
-		Env: spec.Env, TmpBytes: spec.TmpBytes, OpenFiles: noFile(spec),
-		Filter: s.host.filters[FilterOptions{Debug: spec.Debug, Direct: spec.Work.Mode == WorkDirect}],
-		Work:   first.WorkOrder{Lower: -1, Layer: -1, Direct: -1},
+// readBack is what the kernel says of the command, and an error unless it is what a command must have.
+func readBack(status string) (found []string, err error) {
+	want := map[string]string{
+		"CapInh": "0000000000000000", "CapPrm": "0000000000000000", "CapEff": "0000000000000000",
+		"CapBnd": "0000000000000000", "CapAmb": "0000000000000000", "NoNewPrivs": "1", "Seccomp": "2",
 	}
-	var err error
-	if o.Tree, err = tree(spec.Root.Dir()); err != nil {
-		return nil, files, err
-	}
-	for i, f := range spec.Stdio {
-		// Else the command, which has another user, could not open /dev/stdout.
-		if err := giveTo(f, s.ids); err != nil {
-			return nil, files, err
+	for line := range strings.Lines(status) {
+		k, v, _ := strings.Cut(line, ":")
+		v = strings.TrimSpace(v)
+		if w, ok := want[k]; ok {
+			if v != w {
+				return nil, fmt.Errorf("read back: %s is %s, not %s", k, v, w)
+			}
+			found = append(found, k+"="+v)
+			delete(want, k)
 		}
-		o.Stdio[i] = files.add(f)
 	}
-	root, err := s.ids.root()
-	if err != nil {
-		return nil, files, err
+	if len(want) > 0 {
+		return nil, fmt.Errorf("read back: /proc/self/status lacks %d lines", len(want))
 	}
-	dev, err := makeDevices(root)
-	if err != nil {
-		return nil, files, err
-	}
-	o.Dev = files.made(dev)
-	for _, m := range spec.Root.Mounts() {
-		t, err := cloneTree(m.FD, root, cloneOptions{recursive: true})
-		if err != nil {
-			return nil, files, err
-		}
-		o.Mounts = append(o.Mounts, first.MountOrder{FD: files.made(t), Target: m.Target, Dir: m.Dir})
-	}
-	return o, files, s.orderFiles(spec, o, files)
+	slices.Sort(found)
+	return found, nil
 }
 
-// orderFiles adds what has the caller's owner: the work directory and the inputs.
-func (s *Sandbox) orderFiles(spec *Spec, o *first.Order, files *fileList) error {
+// tree has the first process make the work directory.
+func (s *Sandbox) tree(p *program, spec *Spec) error {
+	p.sizeOwn(spec.TmpBytes)
 	ids, err := s.ids.files(owner{spec.Work.UID, spec.Work.GID, spec.Work.Groups})
 	if err != nil {
 		return err
 	}
+	var lower, layer, direct *os.File
+	if s.layer != nil {
+		if layer, err = cloneTree(s.layer, ids, cloneOptions{writable: true, mustMap: true}); err != nil {
+			return err
+		}
+		p.own = append(p.own, layer)
+	}
+	if spec.Work.Dir != nil {
+		if err := noMountsBelow(spec.Work.Dir); err != nil {
+			return fmt.Errorf("work directory: %w", err)
+		}
+		t, err := cloneTree(spec.Work.Dir, ids, cloneOptions{writable: spec.Work.Mode == WorkDirect, mustMap: true})
+		if err != nil {
+			return err
+		}
+		p.own = append(p.own, t)
+		if spec.Work.Mode == WorkDirect {
+			direct = t
+		} else {
+			lower = t
+		}
+	}
+	p.workTree(lower, layer, direct)
+	return nil
+}
+
+// hidden are the paths to hide that are there.
+func hidden(w Work) (there []string, err error) {
+	if w.Dir == nil || w.Mode != WorkOverlay {
+		return nil, nil
+	}
+	for _, p := range w.Hide {
+		fd, err := unix.Openat2(int(w.Dir.Fd()), p, &unix.OpenHow{
+			Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
+		})
+		switch err {
+		case nil:
+			unix.Close(fd)
+			there = append(there, p)
+		case unix.ENOENT, unix.ENOTDIR:
+		default: // hide says what is wrong
+			there = append(there, p)
+		}
+	}
+	return there, nil
+}
+
+// hide removes paths from the work directory: from the overlay, not from what is
+// below it.
+func (s *Sandbox) hide(p *program, paths []string) error {
+	p.call("open the work directory", unix.SYS_OPENAT, unix.AT_FDCWD, text("/root"+WorkDir), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	work := p.keep()
+	p.do("show the work directory", first.OpSend, int(first.Ready), 0, 0, work, 1)
+	p.call("close", unix.SYS_CLOSE, work)
+	_, files, err := s.run(p, first.Ready)
+	defer first.CloseAll(files)
+	if err != nil {
+		return err
+	}
+	if len(files) != 1 {
+		return errors.New("the first process shows no work directory")
+	}
+	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", files[0].Fd()))
+	if err != nil {
+		return fmt.Errorf("work directory: %w", err)
+	}
+	defer root.Close()
+	for _, p := range paths {
+		if err := root.RemoveAll(p); err != nil {
+			return &OutputError{Output: p, Reason: err.Error()}
+		}
+	}
+	return nil
+}
+
+// inputs has the first process attach them.
+func (s *Sandbox) inputs(p *program, spec *Spec) error {
 	for _, in := range spec.Inputs {
 		st, err := in.File.Stat()
 		if err != nil {
@@ -484,32 +372,7 @@ func (s *Sandbox) orderFiles(spec *Spec, o *first.Order, files *fileList) error 
 		if err != nil {
 			return fmt.Errorf("input %s: %w", in.Target, err)
 		}
-		o.Inputs = append(o.Inputs, first.MountOrder{FD: files.made(t), Target: in.Target, Dir: st.IsDir()})
-	}
-	if s.layer != nil {
-		t, err := cloneTree(s.layer, ids, cloneOptions{writable: true, mustMap: true})
-		if err != nil {
-			return err
-		}
-		o.Work.Layer = files.made(t)
-	}
-	if spec.Work.Dir == nil {
-		return nil
-	}
-	if err := noMountsBelow(spec.Work.Dir); err != nil {
-		return fmt.Errorf("work directory: %w", err)
-	}
-	t, err := cloneTree(spec.Work.Dir, ids, cloneOptions{writable: spec.Work.Mode == WorkDirect, mustMap: true})
-	if err != nil {
-		return err
-	}
-	switch i := files.made(t); spec.Work.Mode {
-	case WorkDirect:
-		o.Work.Direct = i
-	case WorkReadonly:
-		o.Work.Lower = i
-	default:
-		o.Work.Lower, o.Remove = i, spec.Work.Hide
+		p.input(in.Target, t, st.IsDir())
 	}
 	return nil
 }
@@ -534,24 +397,22 @@ func giveTo(f *os.File, ids *idRange) error {
 // watch waits for the end of the command.
 func (s *Sandbox) watch() {
 	defer close(s.ended)
+	defer s.host.runs(-1)
 	s.exit.Started = s.started
-	r, files, err := first.ReceiveReport(s.sock)
+	r, text, files, err := first.Receive(s.sock)
 	s.exit.Duration = time.Since(s.started)
+	first.CloseAll(files)
 	switch {
 	case errors.Is(err, io.EOF):
 		s.exit.Lost, s.exit.Signal = true, int(unix.SIGKILL)
 	case err != nil:
 		s.err = err
-	case r.Error != "":
-		s.err = errors.New(r.Error)
-	case !r.Ended || len(files) != 1:
-		s.err = errors.New("the first process reports no end")
+	case r.Kind != first.Ended:
+		s.err = fmt.Errorf("the first process reports no end: step %d: %w", r.Op, syscall.Errno(r.Errno))
 	default:
 		s.exit.of(syscall.WaitStatus(r.Status))
-		s.own = &r.Own
-		s.work, files = files[0], nil
+		s.own, s.err = ownUsage(r, string(text))
 	}
-	first.CloseAll(files)
 	if s.exit.Signal != 0 {
 		s.exit.Code = 128 + s.exit.Signal
 	}
@@ -561,8 +422,28 @@ func (s *Sandbox) watch() {
 	if s.err != nil || s.exit.Lost {
 		// With the first process reaped, the pid namespace is empty (pid_namespaces(7)). Else
 		// it has reaped all others, and ends: nobody need wait for the kernel to unmake its namespaces.
-		<-s.first.lost
+		<-s.lost
+		s.work.Close()
+		s.work = nil
 	}
+}
+
+// ownUsage reads /proc/PID/io of the first process. The I/O of those it waited for is in its own.
+func ownUsage(r first.Reply, text string) (*own, error) {
+	o := &own{user: time.Duration(r.User) * time.Microsecond, system: time.Duration(r.System) * time.Microsecond}
+	for line := range strings.Lines(text) {
+		k, v, _ := strings.Cut(line, ":")
+		want := map[string]*int64{"read_bytes": &o.read, "write_bytes": &o.write}[k]
+		if want == nil {
+			continue
+		}
+		n, err := strconv.ParseInt(strings.TrimSpace(v), 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("own usage: %s: %w", k, err)
+		}
+		*want = n
+	}
+	return o, nil
 }
 
 func (e *Exit) of(ws syscall.WaitStatus) {
@@ -586,47 +467,29 @@ func (s *Sandbox) Wait(ctx context.Context) (Exit, error) {
 
 // Terminate sends SIGTERM to every process in the sandbox.
 func (s *Sandbox) Terminate() error {
-	return first.SendTerminate(s.sock)
+	return first.Terminate(s.sock)
 }
-
-// Kill kills every process in the sandbox: the first, and with it its pid
-// namespace, and whatever is in the control group.
-func (s *Sandbox) Kill() error {
-	select {
-	case <-s.first.lost:
-		return nil // its pid namespace is empty; the group's Close sees to anything else
-	default:
-	}
-	err := s.first.process.Signal(os.Kill)
-	if errors.Is(err, os.ErrProcessDone) {
-		err = nil
-	}
-	if s.group == nil {
-		return err
-	}
-	return errors.Join(err, s.group.Kill())
-}
-
-// Group is the control group, to read from. It is the Sandbox's.
-func (s *Sandbox) Group() *limits.Group { return s.group }
 
 // Usage is what the sandbox has used, without its first process if that could tell, after Wait.
-// Of memory the first process has some 10 MB of its own at the most, which stay in.
+// Of memory the first process has less than 2 MB of its own, which stay in.
 func (s *Sandbox) Usage() (limits.Usage, error) {
 	u, err := s.group.Usage()
 	if err != nil || s.own == nil {
 		return u, err
 	}
-	u.CPUUser = max(0, u.CPUUser-time.Duration(s.own.UserUS)*time.Microsecond)
-	u.CPUSystem = max(0, u.CPUSystem-time.Duration(s.own.SystemUS)*time.Microsecond)
+	u.CPUUser = max(0, u.CPUUser-s.own.user)
+	u.CPUSystem = max(0, u.CPUSystem-s.own.system)
 	if u.PeakPids != nil {
-		*u.PeakPids = max(1, *u.PeakPids-s.own.Threads)
+		*u.PeakPids = max(1, *u.PeakPids-ownPids)
 	}
 	if u.IORead == nil {
-		u.IORead, u.IOWrite = &s.own.Read, &s.own.Write
+		u.IORead, u.IOWrite = &s.own.read, &s.own.write
 	}
 	return u, nil
 }
+
+// Group is the control group, to read from. It is the Sandbox's.
+func (s *Sandbox) Group() *limits.Group { return s.group }
 
 // Found is what was read back from the kernel before the command began.
 func (s *Sandbox) Found() []string { return slices.Clone(s.found) }
@@ -646,6 +509,26 @@ func (s *Sandbox) Traffic() (netpolicy.Report, error) {
 // Work is the work directory as the command left it, after Wait; nil where
 // Exit.Lost. It is the Sandbox's. All that is in it is hostile.
 func (s *Sandbox) Work() *os.File { return s.work }
+
+// endTime bounds how long a first process that has told its end may take for it.
+const endTime = time.Second
+
+// end kills all that is left. A first process that has told of the end is alone, and about to exit: to kill it, and to
+// look for others in its group, would only cost.
+func (s *Sandbox) end() error {
+	select {
+	case <-s.ended:
+		if s.own != nil {
+			select {
+			case <-s.lost:
+				return nil
+			case <-time.After(endTime):
+			}
+		}
+	default:
+	}
+	return s.Kill()
+}
 
 // CloseWork waits for the end and closes Work, and with it the last hold on the work
 // directory and the inputs. Close does it, too; the two must not be called at once.
@@ -684,14 +567,4 @@ func (s *Sandbox) Close() error {
 		}
 	})
 	return s.closed
-}
-
-// firstEnv is the environment of a first process, not of its command.
-func firstEnv() []string {
-	// It does little and lives as long as one task: a collector costs more than it gives.
-	env := []string{"GOMAXPROCS=2", "GOGC=off", "GOMEMLIMIT=16MiB"}
-	if v, ok := os.LookupEnv("GORACE"); ok {
-		env = append(env, "GORACE="+v) // else one of a race detector's build sleeps for a second at its end
-	}
-	return env
 }

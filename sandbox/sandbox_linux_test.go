@@ -85,7 +85,6 @@ func (f *fixture) run(spec Spec) result {
 func (f *fixture) start(spec Spec) (*Sandbox, <-chan string, <-chan string) {
 	f.Helper()
 	f.n++
-	spec.ID = fmt.Sprintf("t%d", f.n)
 	spec.Root = f.root
 	if spec.Env == nil {
 		spec.Env = []string{"PATH=" + DefaultPath}

@@ -33,7 +33,7 @@ func TestNoGroupsButOurs(t *testing.T) {
 	f := newFixture(t)
 	before := subtrees(t, f)
 	box, _, _ := f.start(Spec{Argv: []string{"sleep", "1000"}})
-	if in, err := box.Group().Holds(box.first.pid); err != nil || !in {
+	if in, err := box.Group().Holds(box.pid); err != nil || !in {
 		t.Errorf("the first process is not in the group: %v", err)
 	}
 	if after := subtrees(t, f); !slices.Equal(after, before) {

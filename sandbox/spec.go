@@ -29,11 +29,10 @@ const (
 // Spec is the blueprint of a Sandbox. Its files stay the caller's, who may close
 // them once Start has returned.
 type Spec struct {
-	// ID names the sandbox and its control group: 1 to 64 of a-z, 0-9 and -,
-	// not in use.
-	ID string
 	// Root is the tree that the command sees.
 	Root *rootfs.Rootfs
+	// Shared says that Root stays for other tasks, until Host.Forget: what they have in common is kept.
+	Shared bool
 	// Work is its work directory.
 	Work Work
 	// Inputs are further read-only mounts.
@@ -53,7 +52,7 @@ type Spec struct {
 	Network netpolicy.Policy
 	Router  netpolicy.RouterSpec
 	// Limits are enforced before the first instruction. Memory counts the sandbox's own
-	// first process in: some 10 MB. PidsMax is raised by what is its at most.
+	// first process in: less than 2 MB. PidsMax is raised by what is its at most.
 	Limits limits.Limits
 	// TmpBytes bounds /tmp, /var/tmp and the home directory together, and
 	// /dev/shm alike. 0 is half of the machine's memory.
@@ -117,8 +116,6 @@ type Exit struct {
 	Started  time.Time
 	Duration time.Duration
 }
-
-const idChars = "abcdefghijklmnopqrstuvwxyz0123456789-"
 
 // UnmappableError is a work directory whose file system cannot be id-mapped.
 type UnmappableError struct {

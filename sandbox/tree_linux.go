@@ -7,8 +7,6 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/sandboxd/sandboxd/sandbox/internal/first"
 )
 
 // maxTree bounds the entries of a root's skeleton, maxTreeFile a file in it.
@@ -17,9 +15,16 @@ const (
 	maxTreeFile = 1 << 20
 )
 
-// tree reads a skeleton, which is ours and small, so that each sandbox can have
-// one of its own.
-func tree(dir string) (nodes []first.Node, err error) {
+// node is a directory, symbolic link or file of a root.
+type node struct {
+	Path string // relative to the root
+	Mode os.FileMode
+	Link string
+	Data []byte
+}
+
+// tree reads a skeleton, which is ours and small.
+func tree(dir string) (nodes []node, err error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, fmt.Errorf("root: %w", err)
@@ -42,12 +47,12 @@ func tree(dir string) (nodes []first.Node, err error) {
 	return nodes, nil
 }
 
-func readNode(root *os.Root, p string) (n first.Node, err error) {
+func readNode(root *os.Root, p string) (n node, err error) {
 	st, err := root.Lstat(p)
 	if err != nil {
 		return n, err
 	}
-	n = first.Node{Path: p, Mode: st.Mode()}
+	n = node{Path: p, Mode: st.Mode()}
 	switch {
 	case st.IsDir():
 	case st.Mode()&fs.ModeSymlink != 0:

@@ -25,6 +25,8 @@ type accessConfig struct {
 	Networks []string `toml:"networks"`
 	// ConcurrentTasks is how many tasks of each such user run at once; the others wait. Default: max_parallel.
 	ConcurrentTasks int `toml:"concurrent_tasks"`
+	// Priority is the highest that a task may ask for, 0 to 10. Default: 0.
+	Priority int `toml:"priority"`
 	// Timeout and the rest are the most that a task may ask for, and "unlimited" that it may
 	// ask for that. Default: as much as there is, but not unlimited.
 	Timeout     duration `toml:"timeout"`
@@ -124,7 +126,10 @@ func (a accessConfig) rule(name string) (r local.Rule, err error) {
 	if a.ConcurrentTasks < 0 || a.ConcurrentTasks > 4096 {
 		return r, fmt.Errorf("concurrent_tasks: %d is out of range; use 1 to 4096, or 0 for as many as there is room for", a.ConcurrentTasks)
 	}
-	r.Tasks, r.Timeout = a.ConcurrentTasks, a.Timeout.Duration
+	if a.Priority < 0 || a.Priority > executor.MaxPriority {
+		return r, fmt.Errorf("priority: %d is out of range; use 0 to %d", a.Priority, executor.MaxPriority)
+	}
+	r.Tasks, r.Timeout, r.Priority = a.ConcurrentTasks, a.Timeout.Duration, a.Priority
 	r.Most = executor.ResourceLimits{
 		CPUQuotaUS: int64(a.CPUQuotaUS), MemoryBytes: int64(a.MemoryBytes), PidsMax: int64(a.PidsMax), IOWeight: int64(a.IOWeight),
 		TmpBytes: int64(a.TmpBytes), OpenFiles: int64(a.OpenFiles), OutputBytes: int64(a.OutputBytes),

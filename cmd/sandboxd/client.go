@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"text/tabwriter"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/sandboxd/sandboxd/executor"
 	"github.com/sandboxd/sandboxd/executor/local"
+	"github.com/sandboxd/sandboxd/pool"
 )
 
 // dialTimeout bounds the way to a daemon's first answer. Where systemd holds the socket, a
@@ -41,6 +43,9 @@ func (e *env) socket(flag string) (path string, named bool) {
 
 // backendFor finds who runs the task: the daemon, or this process.
 func (e *env) backendFor(ctx context.Context, how runFlags) (backend, error) {
+	if how.backend == backendWasm {
+		return e.openRunWasm(ctx, how)
+	}
 	path, named := e.socket(how.socket)
 	local := how.local
 	if !local && !named && e.root {
@@ -51,7 +56,7 @@ func (e *env) backendFor(ctx context.Context, how runFlags) (backend, error) {
 	case local:
 		return e.openLocal(ctx, how)
 	case how.cacheDir != "" || how.configFile != "":
-		return nil, usagef("--cache-dir and --config are for --local; the daemon at %s has its own", path)
+		return nil, usagef("--cache-dir and --config are for --local and --backend wasm; the daemon at %s has its own", path)
 	}
 	return e.connect(ctx, path)
 }
@@ -72,10 +77,12 @@ func (e *env) openLocal(ctx context.Context, how runFlags) (backend, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
+	c.Executors = nil // are the daemon's
 	log := e.logger(logrus.WarnLevel)
 	// Each has a state directory of its own, beside the daemon's: the first that is free,
 	// so that what a killed one left there is found and removed.
 	dir := c.StateDir
+	c.Warm = 0 // for one task
 	for i := range maxLocal {
 		c.StateDir = filepath.Join(dir, "local", strconv.Itoa(i))
 		h, err := e.parts.openHost(ctx, c, log)
@@ -180,10 +187,17 @@ func (e *env) statusCommand() *cobra.Command {
 		}
 		asJSON := struct {
 			executor.Status
-			UptimeMS int64 `json:"uptime_ms"`
-		}{s, s.Uptime.Milliseconds()}
+			WaitedMS    float64 `json:"waited_ms"`
+			SuccessRate float64 `json:"success_rate"`
+			UptimeMS    int64   `json:"uptime_ms"`
+		}{s, float64(s.Waited.Microseconds()) / 1000, successRate(s), s.Uptime.Milliseconds()}
 		return asJSON, statusText(s), nil
 	})
+}
+
+// successRate is that of a pool: see pool.Stats.
+func successRate(s executor.Status) float64 {
+	return pool.Stats{Executed: s.Executed, Successful: s.Successful}.SuccessRate()
 }
 
 func statusText(s executor.Status) string {
@@ -191,8 +205,23 @@ func statusText(s executor.Status) string {
 	if !s.Healthy {
 		health = "takes no tasks"
 	}
-	return fmt.Sprintf("%s, up %v\nactive      %d\nexecuted    %d\nsuccessful  %d (%d from the cache)\nfailed      %d\n",
-		health, s.Uptime.Round(time.Second), s.Active, s.Executed, s.Successful, s.CacheHits, s.Failed)
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s, up %v\nactive      %d\nqueued      %d (%v of late)\nexecuted    %d\nsuccessful  %d (%d from the cache)\nfailed      %d\nsuccess     %.1f %%\n",
+		health, s.Uptime.Round(time.Second), s.Active, s.Queued, s.Waited.Round(10*time.Microsecond), s.Executed, s.Successful, s.CacheHits, s.Failed, 100*successRate(s))
+	if len(s.Members) == 0 {
+		return b.String()
+	}
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "\nexecutor\tat once\tactive\texecuted\tsuccessful\tfailed\trestarts\t")
+	for _, m := range s.Members {
+		how := "healthy"
+		if !m.Healthy {
+			how = "takes no tasks: " + m.Fault
+		}
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d (%d from the cache)\t%d\t%d\t%s\n", m.Name, m.MaxParallel, m.Active, m.Executed, m.Successful, m.CacheHits, m.Failed, m.Restarts, how)
+	}
+	_ = w.Flush() // into memory
+	return b.String()
 }
 
 func (e *env) capabilitiesCommand() *cobra.Command {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/sandboxd/sandboxd/executor/local"
 	"github.com/sandboxd/sandboxd/netpolicy"
+	"github.com/sandboxd/sandboxd/pool"
 )
 
 const (
@@ -45,15 +47,21 @@ type config struct {
 	CacheMaxBytes size   `toml:"cache_max_bytes"`
 	// MaxParallel is how many tasks run at once; more wait. Default: the number of processors.
 	MaxParallel int `toml:"max_parallel"`
+	// Warm is how many sandboxes are kept prepared for each kind of task that comes: for each network policy. 0 is
+	// none. Default: twice the number of processors.
+	Warm int `toml:"warm"`
 	// ShutdownGrace is how long tasks may go on once the daemon is told to stop.
 	ShutdownGrace duration `toml:"shutdown_grace"`
 	// LogLevel is debug, info, warn or error.
-	LogLevel string         `toml:"log_level"`
-	Limits   limitsConfig   `toml:"limits"`
-	Access   []accessConfig `toml:"access"`
+	LogLevel string       `toml:"log_level"`
+	Limits   limitsConfig `toml:"limits"`
+	// Executors are what runs tasks, together. Default: one, local, that is what the keys above say.
+	Executors []pool.ExecutorConfig `toml:"executor"`
+	Access    []accessConfig        `toml:"access"`
 	// rules is Access with its names looked up, by validate.
 	rules   local.Access
 	Network networkConfig `toml:"network"`
+	Wasm    wasmConfig    `toml:"wasm"`
 }
 
 type networkConfig struct {
@@ -66,6 +74,15 @@ type networkConfig struct {
 	// ResolvConf names the resolvers that such tasks' names are resolved by, as resolv.conf(5)
 	// does. Default: the host's.
 	ResolvConf string `toml:"resolv_conf"`
+}
+
+type wasmConfig struct {
+	// CodeDir keeps compiled modules, which are native code: nobody else may write there. Default: wasm in
+	// cache_dir.
+	CodeDir string `toml:"code_dir"`
+	// RealClock has tasks see the time, and randomness. Otherwise the time is that of
+	// SOURCE_DATE_EPOCH in their environment, or fixed, so that the same task comes to the same result.
+	RealClock bool `toml:"real_clock"`
 }
 
 // prefixes is all that is denied, and never nil.
@@ -103,10 +120,36 @@ func defaultConfig() config {
 		CacheDir:      "/var/cache/sandboxd",
 		CacheMaxBytes: 20 << 30,
 		MaxParallel:   runtime.NumCPU(),
+		Warm:          2 * runtime.NumCPU(),
 		ShutdownGrace: duration{30 * time.Second},
 		LogLevel:      "info",
 		Network:       networkConfig{DenyDefaults: true},
 	}
+}
+
+// executors are Executors with their defaults filled in: local ones share the cache, and have
+// state directories of their own.
+func (c config) executors() []pool.ExecutorConfig {
+	if len(c.Executors) == 0 {
+		return []pool.ExecutorConfig{{Name: string(pool.Local), Backend: pool.Local, StateDir: c.StateDir, CacheDir: c.CacheDir, MaxParallel: c.MaxParallel}}
+	}
+	all := slices.Clone(c.Executors)
+	for i := range all {
+		e := &all[i]
+		if e.Backend == "" {
+			e.Backend = pool.Local
+		}
+		if e.StateDir == "" {
+			e.StateDir = filepath.Join(c.StateDir, "executors", e.Name)
+		}
+		if e.CacheDir == "" {
+			e.CacheDir = c.CacheDir
+		}
+		if e.MaxParallel == 0 {
+			e.MaxParallel = c.MaxParallel
+		}
+	}
+	return all
 }
 
 // readConfig reads file over the defaults. Where file is empty, fallback is
@@ -173,6 +216,9 @@ func (c *config) validate() error {
 	if len(c.Socket) > maxSocketPath {
 		return fmt.Errorf("socket: %q is %d bytes long; the kernel takes few, use at most %d", c.Socket, len(c.Socket), maxSocketPath)
 	}
+	if c.Wasm.CodeDir != "" && !filepath.IsAbs(c.Wasm.CodeDir) {
+		return fmt.Errorf("wasm.code_dir: %q is not an absolute path; begin it with /", c.Wasm.CodeDir)
+	}
 	if c.StateDir == c.CacheDir {
 		return fmt.Errorf("cache_dir: %q is the state_dir as well; use two directories", c.CacheDir)
 	}
@@ -182,8 +228,20 @@ func (c *config) validate() error {
 	if c.MaxParallel < 1 || c.MaxParallel > 4096 {
 		return fmt.Errorf("max_parallel: %d is out of range; use 1 to 4096", c.MaxParallel)
 	}
+	if c.Warm < 0 || c.Warm > 1024 {
+		return fmt.Errorf("warm: %d is out of range; use 0 to 1024", c.Warm)
+	}
 	if c.ShutdownGrace.Duration < 0 || c.ShutdownGrace.Duration > time.Hour {
 		return fmt.Errorf("shutdown_grace: %v is out of range; use 0s to 1h", c.ShutdownGrace.Duration)
+	}
+	executors := c.executors()
+	if err := (pool.Config{Executors: executors}).Validate(); err != nil {
+		return err
+	}
+	for _, e := range executors {
+		if e.StateDir == e.CacheDir {
+			return fmt.Errorf("executor %s: cache_dir: %q is the state_dir as well; use two directories", e.Name, e.CacheDir)
+		}
 	}
 	if _, err := c.Network.prefixes(); err != nil {
 		return err

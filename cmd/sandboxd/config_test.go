@@ -12,9 +12,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sirupsen/logrus"
+
 	"github.com/sandboxd/sandboxd/executor"
 	"github.com/sandboxd/sandboxd/executor/local"
 	"github.com/sandboxd/sandboxd/netpolicy"
+	"github.com/sandboxd/sandboxd/pool"
 )
 
 func writeConfig(t *testing.T, text string) string {
@@ -108,6 +111,8 @@ func TestCheckConfig(t *testing.T) {
 		{"[network]\ndeny = [\"10.0.0.1/8\"]", "network.deny: \"10.0.0.1/8\" has bits beyond its length; write 10.0.0.0/8"},
 		{"[network]\ndeny = [\"example\"]", "network.deny: \"example\" is not an address"},
 		{"max_parallel = ", "c.toml:1:"},
+		{"[wasm]\nreal_clock = true\ncode_dir = \"/x\"", "ok"},
+		{"[wasm]\ncode_dir = \"x\"", "wasm.code_dir: \"x\" is not an absolute path"},
 		{"shutdown_grace = 30", "duration"},
 		{"shutdown_grace = \"soon\"", `"soon" is not a duration`},
 		{"shutdown_grace = \"2h\"", "shutdown_grace: 2h0m0s is out of range"},
@@ -134,6 +139,15 @@ func TestCheckConfig(t *testing.T) {
 		{"[[access]]\nuser = 1\nmemory_bytes = \"all\"", `"all" is not a size`},
 		{"[[access]]\nuser = 1\nopen_files = \"unlimited\"", "limits.open_files: -1 is out of range"},
 		{"[[access]]\nuser = 1\ntimeout = \"1000h\"", "timeout: 1000h0m0s is out of range"},
+		{"[[access]]\nuser = 1\npriority = 11", "priority: 11 is out of range"},
+		{"[[executor]]\nname = \"a\"\n[[executor]]\nname = \"b\"\nbackend = \"wasm\"\ncomponent_path = \"/c.wasm\"", "ok"},
+		{"[[executor]]", "executor 1: name: \"\" is not"},
+		{"[[executor]]\nname = \"a\"\n[[executor]]\nname = \"a\"", "executor 2: name: \"a\" is another's"},
+		{"[[executor]]\nname = \"a\"\nstate_dir = \"/s\"\n[[executor]]\nname = \"b\"\nstate_dir = \"/s\"", "executor 2: state_dir: \"/s\" is another's"},
+		{"[[executor]]\nname = \"a\"\nstate_dir = \"/s\"\ncache_dir = \"/s\"", "use two directories"},
+		{"[[executor]]\nname = \"a\"\nbackend = \"docker\"", "backend: \"docker\" is unknown"},
+		{"[[executor]]\nname = \"a\"\nendpoint = \"x\"", "endpoint: is for backend remote"},
+		{"[[executor]]\nname = \"a\"\nmax_paralel = 1", `key "executor.max_paralel" is unknown`},
 		{strings.Repeat("[[access]]\nuser = 1\n", 1001), "access: there are 1001 rules"},
 	} {
 		t.Run(c.text[:min(len(c.text), 80)], func(t *testing.T) {
@@ -143,6 +157,57 @@ func TestCheckConfig(t *testing.T) {
 				t.Errorf("exit %d, %q, %q; want %q", code, out, errs, c.want)
 			}
 		})
+	}
+}
+
+// TestConfigExecutors: without tables there is one, that is what the other keys say.
+func TestConfigExecutors(t *testing.T) {
+	for text, want := range map[string][]pool.ExecutorConfig{
+		"max_parallel = 3": {{Name: "local", Backend: pool.Local, StateDir: "/var/lib/sandboxd", CacheDir: "/var/cache/sandboxd", MaxParallel: 3}},
+		"max_parallel = 3\n[[executor]]\nname = \"a\"\nverbose = true\n[[executor]]\nname = \"b\"\nstate_dir = \"/s\"\ncache_dir = \"/c\"\nmax_parallel = 1\nchannel_buffer_size = 5": {
+			{Name: "a", Backend: pool.Local, StateDir: "/var/lib/sandboxd/executors/a", CacheDir: "/var/cache/sandboxd", MaxParallel: 3, Verbose: true},
+			{Name: "b", Backend: pool.Local, StateDir: "/s", CacheDir: "/c", MaxParallel: 1, ChannelBufferSize: 5},
+		},
+	} {
+		c, err := readConfig(writeConfig(t, text), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.executors(); !reflect.DeepEqual(got, want) {
+			t.Errorf("%+v; want %+v", got, want)
+		}
+	}
+}
+
+// TestBackendsThatAreNotThere are refused by name.
+func TestBackendsThatAreNotThere(t *testing.T) {
+	for _, e := range []pool.ExecutorConfig{{Name: "a", Backend: pool.Wasm}, {Name: "a", Backend: pool.Remote, Endpoint: "grpc://x"}} {
+		c := defaultConfig()
+		c.Executors = []pool.ExecutorConfig{e}
+		_, err := openHost(t.Context(), c, logrus.New())
+		if executor.KindOf(err) != executor.Unsupported || !strings.Contains(err.Error(), "executor a") || !strings.Contains(err.Error(), string(e.Backend)+"; use local") {
+			t.Error(err)
+		}
+	}
+}
+
+// TestPriorityOfRules: root's own without a rule, and what the first rule says.
+func TestPriorityOfRules(t *testing.T) {
+	h := &pooled{}
+	mayRaise := func(uid uint32) int { return h.mayRaise(executor.Caller{UID: uid, GID: uid}) }
+	if a, b := mayRaise(0), mayRaise(1000); a != executor.MaxPriority || b != 0 {
+		t.Errorf("without rules: %d, %d", a, b)
+	}
+	c, err := readConfig(writeConfig(t, "[[access]]\nuser = 1000\npriority = 4\n[[access]]\nuser = 0\npriority = 2"), "")
+	if err == nil {
+		err = c.validate()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Reconfigure(c)
+	if a, b, d := mayRaise(0), mayRaise(1000), mayRaise(1001); a != 2 || b != 4 || d != 0 {
+		t.Errorf("%d, %d, %d", a, b, d)
 	}
 }
 

@@ -29,10 +29,11 @@ type scripted struct {
 	run   func(ctx context.Context, spec *executor.TaskSpec) (*executor.TaskOutput, error)
 	blobs map[executor.Digest]string
 
-	mu     sync.Mutex
-	closed bool
-	sick   error
-	config config // the last that it was given
+	mu      sync.Mutex
+	closed  bool
+	refuses bool
+	sick    error
+	config  config // the last that it was given
 }
 
 // Healthy implements host.
@@ -47,6 +48,13 @@ func (s *scripted) Reconfigure(c config) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.config = c
+}
+
+// Refuse implements host.
+func (s *scripted) Refuse() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuses = true
 }
 
 func (s *scripted) Execute(ctx context.Context, spec *executor.TaskSpec) (*executor.TaskOutput, error) {

@@ -21,7 +21,7 @@ func (l logged) Execute(ctx context.Context, spec *executor.TaskSpec) (*executor
 	start := time.Now()
 	o, err := l.host.Execute(ctx, spec)
 	f := logrus.Fields{
-		"task": spec.Name, "recipe": spec.Recipe, "executor": "local", "duration": time.Since(start).String(),
+		"task": spec.Name, "recipe": spec.Recipe, "duration": time.Since(start).String(),
 	}
 	if c, ok := executor.CallerFrom(ctx); ok {
 		f["caller_uid"] = c.UID

@@ -20,6 +20,9 @@ const runExamples = `  sandboxd run --output hello -- cc -o hello hello.c
 // runFlags are the flags of run that do not make the TaskSpec.
 type runFlags struct {
 	local       bool
+	backend     string
+	component   string
+	realClock   bool
 	socket      string
 	cacheDir    string
 	configFile  string
@@ -42,6 +45,9 @@ func (e *env) runCommand() *cobra.Command {
 			if how.local && cmd.Flags().Changed("socket") {
 				return usagef("--socket asks a daemon and --local runs the task without one; leave one of them out")
 			}
+			if err := how.check(cmd); err != nil {
+				return err
+			}
 			spec, err := task.spec(cmd.Flags(), args, e.stdin)
 			if err != nil {
 				return err
@@ -52,8 +58,11 @@ func (e *env) runCommand() *cobra.Command {
 	fs := cmd.Flags()
 	addSocketFlag(cmd, &how.socket)
 	fs.BoolVar(&how.local, "local", false, "run in this process and not by the daemon (as root)")
-	fs.StringVar(&how.cacheDir, "cache-dir", "", "cache of --local (default "+defaultConfig().CacheDir+")")
-	fs.StringVar(&how.configFile, "config", "", "configuration of --local (default "+e.configFile+", if it exists)")
+	fs.StringVar(&how.backend, "backend", "", "wasm: run in this process, in WebAssembly, as any user (default: the daemon)")
+	fs.StringVar(&how.component, "component", "", "WebAssembly module or component that runs the task, with --backend wasm (default: a shell with the usual tools)")
+	fs.BoolVar(&how.realClock, "wasm-real-clock", false, "with --backend wasm: let the task see the time, and randomness")
+	fs.StringVar(&how.cacheDir, "cache-dir", "", "cache of --local (default "+defaultConfig().CacheDir+") and --backend wasm (default: as root the same, or the user's own)")
+	fs.StringVar(&how.configFile, "config", "", "configuration of --local and --backend wasm (default "+e.configFile+", if it exists)")
 	fs.BoolVar(&how.json, "json", false, "print the result as one JSON object, and not the task's output")
 	fs.BoolVar(&how.quiet, "quiet", false, "say nothing on stderr but errors")
 	task.add(fs)
@@ -61,8 +70,29 @@ func (e *env) runCommand() *cobra.Command {
 		"workdir-mode": {"overlay", "direct", "readonly"},
 		"network":      {"isolated", "loopback", "full", "controlled"},
 		"cache":        {"use", "refresh", "off"},
+		"backend":      {backendWasm},
 	})
 	return cmd
+}
+
+// check refuses flags that do not go together.
+func (how runFlags) check(cmd *cobra.Command) error {
+	changed := cmd.Flags().Changed
+	switch {
+	case how.backend != "" && how.backend != backendWasm:
+		return usagef("--backend %.80q is unknown; use wasm, or leave it out for the daemon", how.backend)
+	case how.backend == "" && changed("component"):
+		return usagef("--component runs in WebAssembly; use it with --backend wasm")
+	case how.backend == "" && how.realClock:
+		return usagef("--wasm-real-clock is for --backend wasm; a sandbox has the real clock")
+	case how.backend != "" && how.local:
+		return usagef("--local makes a sandbox and --backend wasm does without; leave one of them out")
+	case how.backend != "" && changed("socket"):
+		return usagef("--socket asks a daemon and --backend wasm runs the task without one; leave one of them out")
+	case changed("component") && how.component == "":
+		return usagef("--component is empty; name a file, or leave it out for the shell")
+	}
+	return nil
 }
 
 func completeValues(cmd *cobra.Command, values map[string][]string) {

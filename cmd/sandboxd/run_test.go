@@ -56,6 +56,7 @@ func TestRunMakesTheSpecOfItsFlags(t *testing.T) {
 		{"rules", "--network controlled --allow a.example:443 --allow [2001:db8::/32]:1-2/udp --audit -c id", "", executor.TaskSpec{
 			Name: "script", Script: "id", Workdir: cwd, Network: executor.NetworkControlled, Allow: []string{"a.example:443", "[2001:db8::/32]:1-2/udp"}, Audit: true}},
 		{"modes by their default's name", "--workdir-mode overlay --network isolated --cache use -c id", "", executor.TaskSpec{Name: "script", Script: "id", Workdir: cwd}},
+		{"priority", "--priority -3 -c id", "", executor.TaskSpec{Script: "id", Name: "script", Workdir: cwd, Priority: -3}},
 		{"limits", "--memory 512M --cpus 1.5 --pids 64 --io-weight 200 --timeout 90s -c id", "", executor.TaskSpec{
 			Name: "script", Script: "id", Workdir: cwd, Timeout: 90 * time.Second,
 			Limits: executor.ResourceLimits{MemoryBytes: 512 << 20, CPUQuotaUS: 150_000, PidsMax: 64, IOWeight: 200}}},
@@ -103,6 +104,7 @@ func TestRunRefusesBadFlags(t *testing.T) {
 		{"--cpus 0 -c id", "--cpus: \"0\""},
 		{"--pids few -c id", "--pids: \"few\""},
 		{"--pids 9000000 -c id", "limits.pids_max: 9000000 is out of range"},
+		{"--priority 11 -c id", "priority: 11"},
 		{"--io-weight 0 -c id", "--io-weight: 0"},
 		{"--io-weight 20000 -c id", "limits.io_weight: 20000"},
 		{"--timeout 5 -c id", "timeout"},
@@ -124,6 +126,13 @@ func TestRunRefusesBadFlags(t *testing.T) {
 		{"--socket /x --local -c id", "leave one of them out"},
 		{"--local -c id", "needs root"},
 		{"--socket /x --cache-dir /y -c id", "are for --local"},
+		{"--backend vm -c id", "--backend \"vm\" is unknown"},
+		{"--backend wasm --local -c id", "leave one of them out"},
+		{"--backend wasm --socket /x -c id", "leave one of them out"},
+		{"--backend wasm --component= -c id", "--component is empty"},
+		{"--backend wasm --component /nowhere/x.wasm --cache-dir /y -c id", "component: open /nowhere/x.wasm"},
+		{"--component x.wasm -c id", "use it with --backend wasm"},
+		{"--wasm-real-clock -c id", "is for --backend wasm"},
 	} {
 		t.Run(c.args, func(t *testing.T) {
 			e, out, errs := testEnv(append([]string{"run"}, strings.Fields(c.args)...)...)

@@ -139,6 +139,7 @@ func (e *env) serve(ctx context.Context, c config, load func() (config, error)) 
 	}
 	grace := c.ShutdownGrace.Duration
 	super.stopping(log, grace+2*cleanupTime)
+	h.Refuse() // who waits would wait for the grace of others
 	err = e.shutdown(srv, grace)
 	_ = l.Close() // the server did, unless it was stopped before it began
 	<-done

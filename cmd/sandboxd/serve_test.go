@@ -85,7 +85,7 @@ func TestServeLogsALineForEachTask(t *testing.T) {
 	if len(lines) != 2 {
 		t.Fatalf("%d lines: %s", len(lines), d.log)
 	}
-	for k, want := range map[string]any{"recipe": "r", "executor": "local", "exit": 3.0, "cached": true, "cause": "exited", "level": "info"} {
+	for k, want := range map[string]any{"recipe": "r", "exit": 3.0, "cached": true, "cause": "exited", "level": "info"} {
 		if lines[0][k] != want {
 			t.Errorf("%s is %v, want %v", k, lines[0][k], want)
 		}
@@ -107,11 +107,12 @@ func TestServeEndsTasksAfterTheGrace(t *testing.T) {
 		t.Fatal(err)
 	}
 	begun := make(chan struct{})
-	d := startDaemon(t, &scripted{run: func(ctx context.Context, _ *executor.TaskSpec) (*executor.TaskOutput, error) {
+	h := &scripted{run: func(ctx context.Context, _ *executor.TaskSpec) (*executor.TaskOutput, error) {
 		close(begun)
 		<-ctx.Done()
 		return &executor.TaskOutput{Cause: executor.CauseCanceled}, nil
-	}}, "--config", file)
+	}}
+	d := startDaemon(t, h, "--config", file)
 	code := make(chan int)
 	go func() {
 		c, _, _ := d.client("", "run", "-c", "x")
@@ -121,6 +122,10 @@ func TestServeEndsTasksAfterTheGrace(t *testing.T) {
 	if c := d.stop(t); c != 0 {
 		t.Errorf("daemon's exit %d: %s", c, d.log)
 	}
+	if h.mu.Lock(); !h.refuses {
+		t.Error("those that wait were not answered")
+	}
+	h.mu.Unlock()
 	if c := <-code; c != exitSandboxd {
 		t.Errorf("client's exit %d", c)
 	}
@@ -222,11 +227,34 @@ func TestReleaseLeavesAnothersSocket(t *testing.T) {
 	}
 }
 
+// TestStatusOfAPool is the figures of all and of each.
+func TestStatusOfAPool(t *testing.T) {
+	s := executor.Status{Healthy: true, Active: 2, Queued: 7, Waited: 1500 * time.Microsecond, Executed: 8, Successful: 6, Failed: 2, CacheHits: 1, Members: []executor.MemberStatus{
+		{Name: "fast", Healthy: true, MaxParallel: 4, Active: 2, Executed: 8, Successful: 6, Failed: 2, CacheHits: 1},
+		{Name: "other", Fault: "it broke", Restarts: 3, MaxParallel: 1},
+	}}
+	want := `healthy, up 0s
+active      2
+queued      7 (1.5ms of late)
+executed    8
+successful  6 (1 from the cache)
+failed      2
+success     75.0 %
+
+executor  at once  active  executed  successful            failed  restarts  
+fast      4        2       8         6 (1 from the cache)  2       0         healthy
+other     1        0       0         0 (0 from the cache)  0       3         takes no tasks: it broke
+`
+	if got := statusText(s); got != want {
+		t.Errorf("%s", got)
+	}
+}
+
 func TestAsking(t *testing.T) {
 	d := startDaemon(t, results(executor.TaskOutput{Cause: executor.CauseExited}))
 	for _, c := range []struct{ command, text, json string }{
 		{"ping", "pong in ", `{"round_trip_ms":`},
-		{"status", "executed    5\nsuccessful  4 (2 from the cache)", `"total_executed":5`},
+		{"status", "executed    5\nsuccessful  4 (2 from the cache)", `"success_rate":0.8`},
 		{"capabilities", "missing            io_weight: use cgroup v2", `"max_parallel":3`},
 	} {
 		if code, out, errs := d.client("", c.command); code != 0 || !strings.Contains(out, c.text) {

@@ -24,6 +24,7 @@ type taskFlags struct {
 	audit                bool
 	memory, cpus, pids   string
 	ioWeight             int64
+	priority             int
 	timeout              time.Duration
 	name, recipe         string
 	script, scriptFile   string
@@ -45,6 +46,7 @@ func (f *taskFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.pids, "pids", "", "processes and threads (default 1024); unlimited for no limit")
 	fs.Int64Var(&f.ioWeight, "io-weight", 0, "share of disk time, 1 to 10000 (default 100)")
 	fs.DurationVar(&f.timeout, "timeout", 0, "wall time such as 90s or 2h (default 1h)")
+	fs.IntVar(&f.priority, "priority", 0, "-10 to 10: before all waiting tasks with less; above 0 takes root or an access rule")
 	fs.StringVar(&f.name, "name", "", "name in logs (default: the command's)")
 	fs.StringVar(&f.recipe, "recipe", "", "what the task belongs to, for logs")
 	fs.StringVar(&f.cache, "cache", "use", "use, refresh (run, then store) or off")
@@ -60,7 +62,7 @@ func (f *taskFlags) spec(fs *pflag.FlagSet, argv []string, stdin io.Reader) (*ex
 		WorkdirMode: executor.WorkdirMode(zeroFor(f.workdirMode, "overlay")),
 		Network:     executor.NetworkPolicy(zeroFor(f.network, "isolated")),
 		Allow:       f.allow, Audit: f.audit,
-		Cache: executor.CacheMode(zeroFor(f.cache, "use")),
+		Cache: executor.CacheMode(zeroFor(f.cache, "use")), Priority: f.priority,
 	}
 	for _, set := range []func() error{
 		func() error { return f.setCommand(fs, t, stdin) },

@@ -279,7 +279,7 @@ func TestExampleConfiguration(t *testing.T) {
 	if err := decodeConfig([]byte(text.String()), &got); err != nil || keys < 8 {
 		t.Fatalf("%d keys, %v:\n%s", keys, err, text.String())
 	}
-	got.MaxParallel = want.MaxParallel // the machine's
+	got.MaxParallel, got.Warm = want.MaxParallel, want.Warm // the machine's
 	old, log := want, logrus.New()
 	out := newWatched()
 	log.SetOutput(out)

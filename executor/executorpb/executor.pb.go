@@ -873,6 +873,7 @@ type TaskSpec struct {
 	Cache         []byte                 `protobuf:"bytes,17,opt,name=cache,proto3" json:"cache,omitempty"`
 	Allow         [][]byte               `protobuf:"bytes,18,rep,name=allow,proto3" json:"allow,omitempty"`
 	Audit         bool                   `protobuf:"varint,19,opt,name=audit,proto3" json:"audit,omitempty"`
+	Priority      int32                  `protobuf:"varint,20,opt,name=priority,proto3" json:"priority,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1038,6 +1039,13 @@ func (x *TaskSpec) GetAudit() bool {
 		return x.Audit
 	}
 	return false
+}
+
+func (x *TaskSpec) GetPriority() int32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
 }
 
 type EnvVar struct {
@@ -1961,6 +1969,9 @@ type Status struct {
 	Failed        int64                  `protobuf:"varint,5,opt,name=failed,proto3" json:"failed,omitempty"`
 	CacheHits     int64                  `protobuf:"varint,6,opt,name=cache_hits,json=cacheHits,proto3" json:"cache_hits,omitempty"`
 	UptimeNs      int64                  `protobuf:"varint,7,opt,name=uptime_ns,json=uptimeNs,proto3" json:"uptime_ns,omitempty"`
+	QueuedTasks   int64                  `protobuf:"varint,8,opt,name=queued_tasks,json=queuedTasks,proto3" json:"queued_tasks,omitempty"`
+	WaitedNs      int64                  `protobuf:"varint,9,opt,name=waited_ns,json=waitedNs,proto3" json:"waited_ns,omitempty"`
+	Executors     []*MemberStatus        `protobuf:"bytes,10,rep,name=executors,proto3" json:"executors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2044,6 +2055,143 @@ func (x *Status) GetUptimeNs() int64 {
 	return 0
 }
 
+func (x *Status) GetQueuedTasks() int64 {
+	if x != nil {
+		return x.QueuedTasks
+	}
+	return 0
+}
+
+func (x *Status) GetWaitedNs() int64 {
+	if x != nil {
+		return x.WaitedNs
+	}
+	return 0
+}
+
+func (x *Status) GetExecutors() []*MemberStatus {
+	if x != nil {
+		return x.Executors
+	}
+	return nil
+}
+
+type MemberStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Healthy       bool                   `protobuf:"varint,2,opt,name=healthy,proto3" json:"healthy,omitempty"`
+	Fault         []byte                 `protobuf:"bytes,3,opt,name=fault,proto3" json:"fault,omitempty"`
+	Restarts      int64                  `protobuf:"varint,4,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	MaxParallel   int64                  `protobuf:"varint,5,opt,name=max_parallel,json=maxParallel,proto3" json:"max_parallel,omitempty"`
+	ActiveTasks   int64                  `protobuf:"varint,6,opt,name=active_tasks,json=activeTasks,proto3" json:"active_tasks,omitempty"`
+	TotalExecuted int64                  `protobuf:"varint,7,opt,name=total_executed,json=totalExecuted,proto3" json:"total_executed,omitempty"`
+	Successful    int64                  `protobuf:"varint,8,opt,name=successful,proto3" json:"successful,omitempty"`
+	Failed        int64                  `protobuf:"varint,9,opt,name=failed,proto3" json:"failed,omitempty"`
+	CacheHits     int64                  `protobuf:"varint,10,opt,name=cache_hits,json=cacheHits,proto3" json:"cache_hits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemberStatus) Reset() {
+	*x = MemberStatus{}
+	mi := &file_executor_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemberStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemberStatus) ProtoMessage() {}
+
+func (x *MemberStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_executor_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemberStatus.ProtoReflect.Descriptor instead.
+func (*MemberStatus) Descriptor() ([]byte, []int) {
+	return file_executor_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *MemberStatus) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MemberStatus) GetHealthy() bool {
+	if x != nil {
+		return x.Healthy
+	}
+	return false
+}
+
+func (x *MemberStatus) GetFault() []byte {
+	if x != nil {
+		return x.Fault
+	}
+	return nil
+}
+
+func (x *MemberStatus) GetRestarts() int64 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
+func (x *MemberStatus) GetMaxParallel() int64 {
+	if x != nil {
+		return x.MaxParallel
+	}
+	return 0
+}
+
+func (x *MemberStatus) GetActiveTasks() int64 {
+	if x != nil {
+		return x.ActiveTasks
+	}
+	return 0
+}
+
+func (x *MemberStatus) GetTotalExecuted() int64 {
+	if x != nil {
+		return x.TotalExecuted
+	}
+	return 0
+}
+
+func (x *MemberStatus) GetSuccessful() int64 {
+	if x != nil {
+		return x.Successful
+	}
+	return 0
+}
+
+func (x *MemberStatus) GetFailed() int64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *MemberStatus) GetCacheHits() int64 {
+	if x != nil {
+		return x.CacheHits
+	}
+	return 0
+}
+
 type Capabilities struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Sandboxing       bool                   `protobuf:"varint,1,opt,name=sandboxing,proto3" json:"sandboxing,omitempty"`
@@ -2061,7 +2209,7 @@ type Capabilities struct {
 
 func (x *Capabilities) Reset() {
 	*x = Capabilities{}
-	mi := &file_executor_proto_msgTypes[27]
+	mi := &file_executor_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2073,7 +2221,7 @@ func (x *Capabilities) String() string {
 func (*Capabilities) ProtoMessage() {}
 
 func (x *Capabilities) ProtoReflect() protoreflect.Message {
-	mi := &file_executor_proto_msgTypes[27]
+	mi := &file_executor_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2086,7 +2234,7 @@ func (x *Capabilities) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capabilities.ProtoReflect.Descriptor instead.
 func (*Capabilities) Descriptor() ([]byte, []int) {
-	return file_executor_proto_rawDescGZIP(), []int{27}
+	return file_executor_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Capabilities) GetSandboxing() bool {
@@ -2202,7 +2350,7 @@ const file_executor_proto_rawDesc = "" +
 	"\x04text\x18\x03 \x01(\fR\x04text\"3\n" +
 	"\tTaskEvent\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
-	"\x04data\x18\x02 \x01(\fR\x04data\"\xc2\x04\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"\xde\x04\n" +
 	"\bTaskSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x12\x16\n" +
 	"\x06recipe\x18\x02 \x01(\fR\x06recipe\x12\x16\n" +
@@ -2224,7 +2372,8 @@ const file_executor_proto_rawDesc = "" +
 	"\x05debug\x18\x10 \x01(\bR\x05debug\x12\x14\n" +
 	"\x05cache\x18\x11 \x01(\fR\x05cache\x12\x14\n" +
 	"\x05allow\x18\x12 \x03(\fR\x05allow\x12\x14\n" +
-	"\x05audit\x18\x13 \x01(\bR\x05audit\"2\n" +
+	"\x05audit\x18\x13 \x01(\bR\x05audit\x12\x1a\n" +
+	"\bpriority\x18\x14 \x01(\x05R\bpriority\"2\n" +
 	"\x06EnvVar\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\"5\n" +
@@ -2311,7 +2460,7 @@ const file_executor_proto_rawDesc = "" +
 	"\asandbox\x18\x03 \x03(\tR\asandbox\x1a9\n" +
 	"\vLimitsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe0\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe2\x02\n" +
 	"\x06Status\x12\x18\n" +
 	"\ahealthy\x18\x01 \x01(\bR\ahealthy\x12!\n" +
 	"\factive_tasks\x18\x02 \x01(\x03R\vactiveTasks\x12%\n" +
@@ -2322,7 +2471,26 @@ const file_executor_proto_rawDesc = "" +
 	"\x06failed\x18\x05 \x01(\x03R\x06failed\x12\x1d\n" +
 	"\n" +
 	"cache_hits\x18\x06 \x01(\x03R\tcacheHits\x12\x1b\n" +
-	"\tuptime_ns\x18\a \x01(\x03R\buptimeNs\"\x9e\x02\n" +
+	"\tuptime_ns\x18\a \x01(\x03R\buptimeNs\x12!\n" +
+	"\fqueued_tasks\x18\b \x01(\x03R\vqueuedTasks\x12\x1b\n" +
+	"\twaited_ns\x18\t \x01(\x03R\bwaitedNs\x12@\n" +
+	"\texecutors\x18\n" +
+	" \x03(\v2\".sandboxd.executor.v1.MemberStatusR\texecutors\"\xb2\x02\n" +
+	"\fMemberStatus\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\ahealthy\x18\x02 \x01(\bR\ahealthy\x12\x14\n" +
+	"\x05fault\x18\x03 \x01(\fR\x05fault\x12\x1a\n" +
+	"\brestarts\x18\x04 \x01(\x03R\brestarts\x12!\n" +
+	"\fmax_parallel\x18\x05 \x01(\x03R\vmaxParallel\x12!\n" +
+	"\factive_tasks\x18\x06 \x01(\x03R\vactiveTasks\x12%\n" +
+	"\x0etotal_executed\x18\a \x01(\x03R\rtotalExecuted\x12\x1e\n" +
+	"\n" +
+	"successful\x18\b \x01(\x03R\n" +
+	"successful\x12\x16\n" +
+	"\x06failed\x18\t \x01(\x03R\x06failed\x12\x1d\n" +
+	"\n" +
+	"cache_hits\x18\n" +
+	" \x01(\x03R\tcacheHits\"\x9e\x02\n" +
 	"\fCapabilities\x12\x1e\n" +
 	"\n" +
 	"sandboxing\x18\x01 \x01(\bR\n" +
@@ -2351,7 +2519,7 @@ func file_executor_proto_rawDescGZIP() []byte {
 	return file_executor_proto_rawDescData
 }
 
-var file_executor_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_executor_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_executor_proto_goTypes = []any{
 	(*Request)(nil),          // 0: sandboxd.executor.v1.Request
 	(*ExecuteTask)(nil),      // 1: sandboxd.executor.v1.ExecuteTask
@@ -2380,8 +2548,9 @@ var file_executor_proto_goTypes = []any{
 	(*Usage)(nil),            // 24: sandboxd.executor.v1.Usage
 	(*Applied)(nil),          // 25: sandboxd.executor.v1.Applied
 	(*Status)(nil),           // 26: sandboxd.executor.v1.Status
-	(*Capabilities)(nil),     // 27: sandboxd.executor.v1.Capabilities
-	nil,                      // 28: sandboxd.executor.v1.Applied.LimitsEntry
+	(*MemberStatus)(nil),     // 27: sandboxd.executor.v1.MemberStatus
+	(*Capabilities)(nil),     // 28: sandboxd.executor.v1.Capabilities
+	nil,                      // 29: sandboxd.executor.v1.Applied.LimitsEntry
 }
 var file_executor_proto_depIdxs = []int32{
 	1,  // 0: sandboxd.executor.v1.Request.execute_task:type_name -> sandboxd.executor.v1.ExecuteTask
@@ -2395,7 +2564,7 @@ var file_executor_proto_depIdxs = []int32{
 	19, // 8: sandboxd.executor.v1.Response.task_result:type_name -> sandboxd.executor.v1.TaskOutput
 	26, // 9: sandboxd.executor.v1.Response.status:type_name -> sandboxd.executor.v1.Status
 	9,  // 10: sandboxd.executor.v1.Response.pong:type_name -> sandboxd.executor.v1.Pong
-	27, // 11: sandboxd.executor.v1.Response.capabilities:type_name -> sandboxd.executor.v1.Capabilities
+	28, // 11: sandboxd.executor.v1.Response.capabilities:type_name -> sandboxd.executor.v1.Capabilities
 	10, // 12: sandboxd.executor.v1.Response.shutdown_ack:type_name -> sandboxd.executor.v1.ShutdownAck
 	11, // 13: sandboxd.executor.v1.Response.error:type_name -> sandboxd.executor.v1.Error
 	12, // 14: sandboxd.executor.v1.Response.task_event:type_name -> sandboxd.executor.v1.TaskEvent
@@ -2412,16 +2581,17 @@ var file_executor_proto_depIdxs = []int32{
 	21, // 25: sandboxd.executor.v1.TaskOutput.network_traffic:type_name -> sandboxd.executor.v1.RuleTraffic
 	17, // 26: sandboxd.executor.v1.OutputFile.digest:type_name -> sandboxd.executor.v1.Digest
 	17, // 27: sandboxd.executor.v1.Stream.digest:type_name -> sandboxd.executor.v1.Digest
-	28, // 28: sandboxd.executor.v1.Applied.limits:type_name -> sandboxd.executor.v1.Applied.LimitsEntry
-	0,  // 29: sandboxd.executor.v1.Executor.Session:input_type -> sandboxd.executor.v1.Request
-	17, // 30: sandboxd.executor.v1.Executor.ReadBlob:input_type -> sandboxd.executor.v1.Digest
-	8,  // 31: sandboxd.executor.v1.Executor.Session:output_type -> sandboxd.executor.v1.Response
-	18, // 32: sandboxd.executor.v1.Executor.ReadBlob:output_type -> sandboxd.executor.v1.Blob
-	31, // [31:33] is the sub-list for method output_type
-	29, // [29:31] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	29, // 28: sandboxd.executor.v1.Applied.limits:type_name -> sandboxd.executor.v1.Applied.LimitsEntry
+	27, // 29: sandboxd.executor.v1.Status.executors:type_name -> sandboxd.executor.v1.MemberStatus
+	0,  // 30: sandboxd.executor.v1.Executor.Session:input_type -> sandboxd.executor.v1.Request
+	17, // 31: sandboxd.executor.v1.Executor.ReadBlob:input_type -> sandboxd.executor.v1.Digest
+	8,  // 32: sandboxd.executor.v1.Executor.Session:output_type -> sandboxd.executor.v1.Response
+	18, // 33: sandboxd.executor.v1.Executor.ReadBlob:output_type -> sandboxd.executor.v1.Blob
+	32, // [32:34] is the sub-list for method output_type
+	30, // [30:32] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_executor_proto_init() }
@@ -2455,7 +2625,7 @@ func file_executor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_executor_proto_rawDesc), len(file_executor_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,12 +28,16 @@ type Rule struct {
 	Most executor.ResourceLimits
 	// Timeout bounds the timeout; 0 is executor.MaxTimeout.
 	Timeout time.Duration
-	// Tasks is how many of each user's tasks run at once; 0 is as many as there is room for.
+	// Tasks is how many of each user's tasks run at once; 0 is as many as there is room for. It takes a
+	// pool, which gives the turns.
 	Tasks int
+	// Priority is the highest TaskSpec.Priority that may be asked for: see Access.Priority.
+	Priority int
 }
 
 // rootRule is root's, where no rule names it.
 var rootRule = Rule{
+	Priority: executor.MaxPriority,
 	Networks: []executor.NetworkPolicy{executor.NetworkIsolated, executor.NetworkLoopback, executor.NetworkControlled, executor.NetworkFull},
 	Most: executor.ResourceLimits{
 		MemoryBytes: executor.Unlimited, PidsMax: executor.Unlimited, TmpBytes: executor.Unlimited, OutputBytes: executor.Unlimited,
@@ -54,6 +58,9 @@ func (a Access) rule(c executor.Caller) Rule {
 	}
 	return Rule{}
 }
+
+// Priority is the highest TaskSpec.Priority that c may ask for, of the pool that has tasks wait.
+func (a Access) Priority(c executor.Caller) int { return a.rule(c).Priority }
 
 func (r Rule) matches(c executor.Caller) bool {
 	switch {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/pool"
 	"github.com/sandboxd/sandboxd/rootfs"
 )
 
@@ -285,7 +286,7 @@ func TestPlacingIsNoRace(t *testing.T) {
 				must(t, err)
 				err = as(alice, func() error {
 					return rootfs.Place(t.Context(), work, []string{"sub/o"}, []rootfs.Entry{{Path: "sub/o", Kind: 'f', Mode: 0o644, Size: 1}},
-						func(rootfs.Entry) (*os.File, error) { return blob, nil }, nil)
+						func(rootfs.Entry) (*os.File, error) { return blob, nil }, nil, nil)
 				})
 				_ = blob.Close() // where it did not come to that
 				if err == nil {
@@ -448,6 +449,7 @@ func TestAccessIsEnforced(t *testing.T) {
 func TestWaitingTasksHoldUpNobodyElse(t *testing.T) {
 	e := newExecutor(t)
 	e.Reconfigure(Access{{Name: "alice", User: &alice.UID, Tasks: 1}})
+	p := pooled(t, e)
 	dir := openDir(t)
 	must(t, unix.Mkfifo(filepath.Join(dir, "go"), 0o666))
 	own(t, alice, dir, "", "go")
@@ -467,23 +469,23 @@ func TestWaitingTasksHoldUpNobodyElse(t *testing.T) {
 	defer cancel()
 	for i := range n {
 		all.Go(func() {
-			out, err := e.Execute(waiting, &executor.TaskSpec{Name: fmt.Sprint(i), Script: "read x <go", Workdir: dir, WorkdirMode: executor.WorkdirDirect})
+			out, err := p.Execute(waiting, &executor.TaskSpec{Name: fmt.Sprint(i), Script: "read x <go", Workdir: dir, WorkdirMode: executor.WorkdirDirect})
 			if err == nil && out.Cause != executor.CauseCanceled || err != nil && executor.KindOf(err) != executor.Canceled {
 				t.Errorf("%+v, %v", out, err)
 			}
 		})
 	}
 	<-started
-	for end := time.Now().Add(10 * time.Second); e.ahead.length()+e.slots.length() < n-1; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(10 * time.Second); p.AggregateStats().Queued < n-1; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("%d wait; want all but one", e.ahead.length()+e.slots.length())
+			t.Fatalf("%d wait; want all but one", p.AggregateStats().Queued)
 		}
 	}
-	if l := e.slots.length(); l != e.cfg.MaxParallel+16 {
-		t.Errorf("%d are opened and wait", l)
+	if st, err := e.Status(t.Context()); err != nil || st.Active != 1+int64(e.cfg.MaxParallel)+16 {
+		t.Errorf("%d are opened, %v", st.Active, err)
 	}
 	for range 5 {
-		out, err := e.Execute(by(t, bob), &executor.TaskSpec{Script: "echo bob"})
+		out, err := p.Execute(by(t, bob), &executor.TaskSpec{Script: "echo bob"})
 		if err != nil || !out.Success() {
 			t.Errorf("bob: %+v, %v", out, err)
 		}
@@ -493,7 +495,27 @@ func TestWaitingTasksHoldUpNobodyElse(t *testing.T) {
 	}
 	cancel()
 	all.Wait()
-	if e.ahead.length()+e.slots.length() != 0 {
+	if s := p.AggregateStats(); s.Queued+s.Active != 0 {
 		t.Error("some that were canceled wait still")
 	}
+	// Without a pool there is nobody to see to it.
+	if _, err := e.Execute(by(t, alice), &executor.TaskSpec{Script: "true"}); executor.KindOf(err) != executor.Unsupported {
+		t.Errorf("without a pool: %v", err)
+	}
+}
+
+// pooled is a pool of these.
+func pooled(t *testing.T, es ...*Executor) *pool.Pool {
+	t.Helper()
+	var cfg pool.Config
+	all := map[string]*Executor{}
+	for i, e := range es {
+		name := fmt.Sprint(i)
+		all[name], cfg.Executors = e, append(cfg.Executors, pool.ExecutorConfig{Name: name})
+	}
+	cfg.Open = func(_ context.Context, c pool.ExecutorConfig) (executor.Executor, error) { return all[c.Name], nil }
+	p, err := pool.New(t.Context(), cfg)
+	must(t, err)
+	t.Cleanup(func() { must(t, p.Close(context.Background())) })
+	return p
 }

@@ -126,6 +126,7 @@ func trial(ctx context.Context, cfg Config) (took time.Duration, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
+	cfg.Access = nil // it is the machine that is tried
 	cfg.StateDir, cfg.Cache, cfg.CgroupParent = filepath.Join(dir, "state"), store, fmt.Sprintf("/sandboxd-check-%d", os.Getpid())
 	e, err := New(cfg)
 	if err != nil {

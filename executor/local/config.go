@@ -21,8 +21,11 @@ type Config struct {
 	// Executor. Nil: nothing is cached, and logs and outputs cannot be kept, so
 	// New refuses it.
 	Cache *cache.Cache
-	// MaxParallel is how many tasks run at once; 0 is the number of processors.
+	// MaxParallel is how many tasks run at once; 0 is the number of processors. In a pool this is what
+	// Capabilities tell it, and it gives the turns; alone, others wait with all that they have open.
 	MaxParallel int
+	// Warm is how many sandboxes are kept prepared for each kind of task, see sandbox.Config; 0 is none.
+	Warm int
 	// Logger takes what is nobody's error; nil drops it.
 	Logger logrus.FieldLogger
 	// Version is told in Capabilities.

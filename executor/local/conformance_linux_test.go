@@ -43,16 +43,24 @@ func TestConformanceOverChannels(t *testing.T) {
 	})
 }
 
+// TestConformanceOfPool is of a pool of two, each with a state and a cache of its own.
+func TestConformanceOfPool(t *testing.T) {
+	skipInVM(t)
+	conform(t, func(t *testing.T, e *Executor) executor.Executor { return pooled(t, e, openExecutor(t)) })
+}
+
 // whole is a Client whose Close shuts the daemon down, as the suite wants it.
 type whole struct{ *rpc.Client }
 
 func (w whole) Close(ctx context.Context) error { return w.Handle.Close(ctx) }
 
+// TestConformanceOverSocket is of all that is between a client and its sandbox.
 func TestConformanceOverSocket(t *testing.T) {
 	conform(t, func(t *testing.T, e *Executor) executor.Executor {
 		l, err := net.Listen("unix", filepath.Join(openDir(t), "s"))
 		must(t, err)
-		s := rpc.NewServer(rpc.ServerConfig{Executor: e, Blobs: e})
+		p := pooled(t, e)
+		s := rpc.NewServer(rpc.ServerConfig{Executor: p, Blobs: p})
 		served := make(chan error)
 		go func() { served <- s.Serve(l) }()
 		t.Cleanup(func() {

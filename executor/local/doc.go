@@ -3,11 +3,10 @@
 // A task's way through [Executor.Execute]:
 //
 //	admit      may this caller have it, can this machine enforce it
-//	wait       until few of the same user's wait further on
 //	open       its paths, with the caller's rights, once
 //	sign       hash what it reads: the signature
 //	look up    the result of that signature, if there is one
-//	wait       for a slot, in turn with other users
+//	turn       wait for a place, which a pool gives: see executor.WithTurn
 //	run        in a sandbox; its log goes to the caller and into the cache
 //	judge      why it ended, from the kernel's counters
 //	collect    its declared outputs into the cache, then into the caller's tree

@@ -19,6 +19,7 @@ import (
 
 	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/internal/action"
 	"github.com/sandboxd/sandboxd/limits"
 	"github.com/sandboxd/sandboxd/netpolicy"
 	"github.com/sandboxd/sandboxd/rootfs"
@@ -36,12 +37,11 @@ type Executor struct {
 	roots    *roots
 	journal  *journal
 	access   atomic.Pointer[Access]
-	ahead    *queue         // of tasks that are opened, signed and looked up, and then wait for a slot
-	slots    *queue         // one for each sandbox
+	slots    chan struct{}  // one for each sandbox, where nobody gives turns
 	unmaking sync.WaitGroup // sandboxes of answered tasks
 	born     time.Time
 	flight   flight
-	gc       *collector
+	gc       *action.Collector
 
 	mu     sync.Mutex
 	status executor.Status
@@ -69,12 +69,9 @@ func New(cfg Config) (*Executor, error) {
 		cfg.Logger = l
 	}
 	e := &Executor{cfg: cfg, log: cfg.Logger, born: time.Now(), idle: make(chan struct{})}
-	// Who waits holds descriptors, so most wait before. But each user has room for as many as can run,
-	// and for some that come from the cache meanwhile.
-	perUser := cfg.MaxParallel + 16
-	e.ahead, e.slots = newQueue(8*perUser, perUser), newQueue(cfg.MaxParallel, 0)
+	e.slots = make(chan struct{}, cfg.MaxParallel)
 	e.Reconfigure(cfg.Access)
-	e.flight.running = map[string]chan struct{}{}
+	e.flight.running = map[string]*flown{}
 	e.life, e.cancel = context.WithCancel(context.Background())
 	left, err := e.open()
 	if err != nil {
@@ -83,7 +80,7 @@ func New(cfg Config) (*Executor, error) {
 	left.add(e.recoverLocal())
 	left.TemporaryFiles = cfg.Cache.Left()
 	left.tell(e.log)
-	e.gc = newCollector(cfg.Cache, cfg.Logger)
+	e.gc = action.NewCollector(cfg.Cache, cfg.Logger)
 	e.status.Healthy = true
 	return e, nil
 }
@@ -118,13 +115,13 @@ func (e *Executor) open() (left leftovers, err error) {
 	if e.network, err = netpolicy.Open(netpolicy.Config{Deny: e.cfg.Deny, ResolvConf: e.cfg.ResolvConf}); err != nil {
 		return left, err
 	}
-	if e.host, err = sandbox.Open(sandbox.Config{Dir: filepath.Join(dir, "sandboxes"), RangesDir: e.cfg.RangesDir, Limits: e.limits, Network: e.network}); err != nil {
+	if e.host, err = sandbox.Open(sandbox.Config{Dir: filepath.Join(dir, "sandboxes"), RangesDir: e.cfg.RangesDir, Limits: e.limits, Network: e.network, Warm: e.cfg.Warm}); err != nil {
 		return left, err
 	}
 	orphans, layers := e.host.Left()
 	left.Processes += orphans
 	left.Layers = layers
-	if e.roots, left.Roots, err = openRoots(filepath.Join(dir, "roots")); err != nil {
+	if e.roots, left.Roots, err = openRoots(filepath.Join(dir, "roots"), e.host.Forget); err != nil {
 		return left, err
 	}
 	e.journal, left.Outputs, err = openJournal(filepath.Join(dir, "placing"), e.log)
@@ -164,7 +161,7 @@ func ours(dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		if len(b) == 0 && (e.Name() == "lock" || e.Name() == "local") { // being made; see run --local
+		if len(b) == 0 && (e.Name() == "lock" || e.Name() == "local" || e.Name() == "executors") { // being made, run --local's, those of a pool
 			continue
 		}
 		return fmt.Errorf("the directory %s holds %q and is no state directory of sandboxd; choose a new or an empty one", dir, e.Name())
@@ -240,7 +237,7 @@ func (e *Executor) Close(ctx context.Context) error {
 		<-e.idle
 	}
 	e.unmaking.Wait()
-	e.gc.close(ctx)
+	e.gc.Close(ctx)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.cancel()
@@ -360,11 +357,14 @@ type roots struct {
 	mu  sync.Mutex
 	all map[string]*sharedRoot
 	n   atomic.Int64
+	// forget is called before a root is closed that was shared.
+	forget func(*rootfs.Rootfs) error
 }
 
 // sharedRoot is closed by whoever is the last to leave it, once it was replaced.
 type sharedRoot struct {
 	*rootfs.Rootfs
+	of       *roots
 	users    int
 	replaced bool
 }
@@ -374,11 +374,11 @@ func (s *sharedRoot) closeUnused() error {
 	if s.users > 0 || !s.replaced {
 		return nil
 	}
-	return s.Close()
+	return errors.Join(s.of.forget(s.Rootfs), s.Close())
 }
 
 // openRoots returns how many a dead executor had left, too.
-func openRoots(dir string) (_ *roots, left int, err error) {
+func openRoots(dir string, forget func(*rootfs.Rootfs) error) (_ *roots, left int, err error) {
 	parent, err := os.Open(filepath.Dir(dir))
 	if err != nil {
 		return nil, 0, err
@@ -394,7 +394,7 @@ func openRoots(dir string) (_ *roots, left int, err error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, 0, err
 	}
-	return &roots{dir: dir, all: map[string]*sharedRoot{}}, len(old), nil
+	return &roots{dir: dir, all: map[string]*sharedRoot{}, forget: forget}, len(old), nil
 }
 
 // host returns the machine's own root for a network policy, and what leaves it.
@@ -411,7 +411,7 @@ func (r *roots) host(network string, nameserver netip.Addr) (_ *rootfs.Rootfs, l
 		if err != nil {
 			return nil, nil, err
 		}
-		r.all[key] = &sharedRoot{Rootfs: next}
+		r.all[key] = &sharedRoot{Rootfs: next, of: r}
 		if x != nil {
 			x.replaced = true
 			if err := x.closeUnused(); err != nil {
@@ -441,39 +441,7 @@ func (r *roots) close() error {
 	defer r.mu.Unlock()
 	var errs []error
 	for _, x := range r.all {
-		errs = append(errs, x.Close())
+		errs = append(errs, r.forget(x.Rootfs), x.Close())
 	}
 	return errors.Join(append(errs, os.Remove(r.dir))...)
-}
-
-// flight keeps the same task from running twice at once: the second waits, and
-// finds the first one's result.
-type flight struct {
-	mu      sync.Mutex
-	running map[string]chan struct{}
-}
-
-// wait returns, once nobody else runs key, what ends the claim to it.
-func (f *flight) wait(ctx context.Context, key string) (done func(), err error) {
-	for {
-		f.mu.Lock()
-		other := f.running[key]
-		if other == nil {
-			c := make(chan struct{})
-			f.running[key] = c
-			f.mu.Unlock()
-			return func() {
-				f.mu.Lock()
-				delete(f.running, key)
-				f.mu.Unlock()
-				close(c)
-			}, nil
-		}
-		f.mu.Unlock()
-		select {
-		case <-other:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
 }

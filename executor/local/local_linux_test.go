@@ -325,7 +325,7 @@ func TestCacheStaysBelowItsSize(t *testing.T) {
 			t.Fatalf("%+v", out)
 		}
 	}
-	e.gc.close(context.Background()) // waits for what runs
+	e.gc.Close(context.Background()) // waits for what runs
 	if st, err := e.cfg.Cache.Stats(); err != nil || st.Bytes > size+2*size/16 {
 		t.Errorf("%+v, %v", st, err)
 	}

@@ -104,12 +104,10 @@ func (l *logs) read(s *stream) {
 	}
 }
 
-// take tells of p while it is kept.
+// take tells of p, and keeps it. To tell is to hand a copy on: the caller reads it while it is kept.
 func (l *logs) take(s *stream, p []byte) {
-	var told sync.WaitGroup
-	told.Go(func() { l.tell(executor.TaskEvent{Kind: s.kind, Data: p}) })
+	l.tell(executor.TaskEvent{Kind: s.kind, Data: p})
 	l.keep(s, p)
-	told.Wait()
 }
 
 func (l *logs) keep(s *stream, p []byte) {
@@ -118,6 +116,7 @@ func (l *logs) keep(s *stream, p []byte) {
 		if s.blob, s.fault = l.cache.Create(); s.fault != nil {
 			s.blob = nil
 		} else {
+			s.blob.Pass()
 			_, s.fault = s.blob.Write(s.head)
 		}
 	}

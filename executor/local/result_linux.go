@@ -2,83 +2,33 @@ package local
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io/fs"
-	"time"
 
-	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/internal/action"
 )
-
-// record is a result as it is stored: what the JSON of a TaskOutput leaves out
-// stands beside it.
-type record struct {
-	Output             *executor.TaskOutput
-	Duration           time.Duration
-	CPUUser, CPUSystem time.Duration
-}
 
 // store stores a success, if what it read is still what was hashed.
 func (t *task) store(ctx context.Context, out *executor.TaskOutput) error {
-	now, err := t.sign(ctx, t.spec, t.paths, t.root.Identity())
+	now, err := t.sign(ctx)
 	if err != nil {
 		return err
 	}
 	if now != t.signature {
 		return errors.New("the work directory or an input changed while the task ran")
 	}
-	b, err := json.Marshal(record{out, out.Duration, out.Usage.CPUUser, out.Usage.CPUSystem})
-	if err != nil {
-		return err
-	}
-	return t.cfg.Cache.PutResult(t.namespace(), t.signature.Digest, b, blobs(out))
-}
-
-// blobs are what out names and does not hold.
-func blobs(out *executor.TaskOutput) []cache.Digest {
-	var all []cache.Digest
-	for _, f := range out.OutputFiles {
-		if f.Kind == executor.KindFile {
-			all = append(all, cache.Digest(f.Digest))
-		}
-	}
-	for _, s := range []executor.Stream{out.Stdout, out.Stderr} {
-		if s.Truncated {
-			all = append(all, cache.Digest(s.Digest))
-		}
-	}
-	return all
-}
-
-func blobBytes(out *executor.TaskOutput) (n int64) {
-	for _, d := range blobs(out) {
-		n += d.Size
-	}
-	return n
+	return action.Store(t.cfg.Cache, t.namespace(), t.signature, out)
 }
 
 // lookUp returns the stored result of the task with its outputs in place, or nil.
 func (t *task) lookUp(ctx context.Context) (*executor.TaskOutput, error) {
-	b, _, err := t.cfg.Cache.Result(t.namespace(), t.signature.Digest)
-	if errors.Is(err, fs.ErrNotExist) {
+	out, err := action.LookUp(t.cfg.Cache, t.namespace(), t.signature)
+	if errors.Is(err, action.ErrRecord) {
+		t.log.WithError(err).WithField("signature", t.signature.String()).Warn("the task is run again")
 		return nil, nil
 	}
-	if err != nil {
+	if out == nil || err != nil {
 		return nil, err
-	}
-	var r record
-	if err := json.Unmarshal(b, &r); err != nil || r.Output == nil {
-		// Of another version, perhaps: the task can be run.
-		t.log.WithError(err).WithField("signature", t.signature.String()).Warn("cached result cannot be read")
-		return nil, nil
-	}
-	out := r.Output
-	out.Duration, out.Usage.CPUUser, out.Usage.CPUSystem = r.Duration, r.CPUUser, r.CPUSystem
-	out.Cached = true
-	if !out.Success() {
-		return nil, fmt.Errorf("cached result %s is not a success", t.signature)
 	}
 	if t.spec.WorkdirMode == executor.WorkdirOverlay {
 		if err := t.place(ctx, out.OutputFiles); err != nil {

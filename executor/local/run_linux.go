@@ -2,20 +2,18 @@ package local
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/internal/action"
 	"github.com/sandboxd/sandboxd/limits"
 	"github.com/sandboxd/sandboxd/netpolicy"
 	"github.com/sandboxd/sandboxd/rootfs"
@@ -38,9 +36,9 @@ type task struct {
 	// leaveRoot is called once.
 	leaveRoot func() error
 	event     executor.EventFunc
-	ready     func() // leaves ahead
 
-	signature signature
+	signature action.Signature
+	kept      bool // the result is in the cache
 	// strained says that a success met a limit, and may have done less than it would have else: it is not stored.
 	strained bool
 }
@@ -77,10 +75,6 @@ func (t *task) execute(ctx context.Context) (out *executor.TaskOutput, err error
 		return nil, err
 	}
 	t.tell(executor.EventQueued)
-	if t.ready, err = t.ahead.take(ctx, t.caller.UID, 0); err != nil {
-		return nil, err
-	}
-	defer t.ready()
 	if t.paths, err = open(t.caller, t.spec); err != nil {
 		return nil, err
 	}
@@ -95,20 +89,10 @@ func (t *task) execute(ctx context.Context) (out *executor.TaskOutput, err error
 	if t.spec.Cache == executor.CacheOff || t.spec.WorkdirMode == executor.WorkdirDirect || t.spec.Audit {
 		return t.run(ctx, false)
 	}
-	if t.signature, err = t.sign(ctx, t.spec, t.paths, t.root.Identity()); err != nil {
+	if t.signature, err = t.sign(ctx); err != nil {
 		return nil, err
 	}
-	done, err := t.flight.wait(ctx, t.namespace()+t.signature.String())
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	if t.spec.Cache == executor.CacheUse {
-		if out, err := t.lookUp(ctx); out != nil || err != nil {
-			return out, err
-		}
-	}
-	return t.run(ctx, true)
+	return t.once(ctx)
 }
 
 func (t *task) tell(k executor.EventKind) {
@@ -183,17 +167,16 @@ func (t *task) openRoot() (err error) {
 
 // run runs the task, and stores the result if it may be.
 func (t *task) run(ctx context.Context, store bool) (*executor.TaskOutput, error) {
-	leave, err := t.slots.take(ctx, t.caller.UID, t.granted.tasks)
+	leave, err := t.turn(ctx)
 	if err != nil {
 		return nil, err
 	}
-	t.ready()
 	out, box, err := t.inSandbox(ctx)
 	t.unmakeLater(box, leave)
 	if err != nil {
 		return nil, err
 	}
-	t.gc.stored(blobBytes(out))
+	t.gc.Stored(action.BlobBytes(out))
 	if store {
 		out.Signature = executor.Signature(t.signature.String())
 	}
@@ -201,6 +184,8 @@ func (t *task) run(ctx context.Context, store bool) (*executor.TaskOutput, error
 		if err := t.store(ctx, out); err != nil {
 			// The task is done, and its caller has all that it asked for.
 			t.log.WithError(err).WithField("signature", out.Signature).Warn("result is not cached")
+		} else {
+			t.kept = true
 		}
 	}
 	if out.Success() && t.spec.WorkdirMode == executor.WorkdirOverlay {
@@ -265,8 +250,7 @@ func (t *task) start(ctx context.Context, l *logs) (*sandbox.Sandbox, error) {
 	}
 	defer stdin.Close()
 	s := sandbox.Spec{
-		ID:   "t-" + strings.ToLower(rand.Text()),
-		Root: t.root, Script: t.spec.Script, Argv: t.spec.Argv,
+		Root: t.root, Shared: t.spec.Rootfs == "", Script: t.spec.Script, Argv: t.spec.Argv,
 		Stdio:   [3]*os.File{stdin, l.outW, l.errW},
 		Network: netpolicy.Policy(t.spec.Network), Router: t.router, Limits: t.groupLimits(),
 		TmpBytes: max(t.limits.TmpBytes, 0), OpenFiles: t.granted.asked.OpenFiles, Debug: t.spec.Debug,
@@ -395,7 +379,7 @@ func (t *task) judge(box *sandbox.Sandbox, exit sandbox.Exit, s *stops) (*execut
 // collect takes the outputs of a success into the cache, and lists all other writes.
 func (t *task) collect(ctx context.Context, box *sandbox.Sandbox, exit sandbox.Exit, out *executor.TaskOutput) error {
 	if out.Cause == executor.CauseExited && exit.Code == 0 {
-		switch err := t.collectOutputs(ctx, box, out); {
+		switch err := t.collectOutputs(ctx, box.Work(), out); {
 		case err != nil && ctx.Err() != nil:
 			out.Cause, out.Evidence, out.OutputFiles = executor.CauseCanceled, "the caller canceled it, or went away, or the executor stopped, while its outputs were collected", nil
 		case err != nil:
@@ -413,133 +397,4 @@ func (t *task) collect(ctx context.Context, box *sandbox.Sandbox, exit sandbox.E
 	// The context may be done; the task is, too, and its caller waits for a list that is bounded.
 	out.UndeclaredWrites, out.UndeclaredTotal, err = rootfs.Undeclared(context.Background(), upper, t.spec.Outputs, executor.MaxListed)
 	return err
-}
-
-func (t *task) collectOutputs(ctx context.Context, box *sandbox.Sandbox, out *executor.TaskOutput) error {
-	lim := rootfs.Limits{MaxBytes: t.granted.outputBytes}
-	entries, missing, err := rootfs.Collect(ctx, box.Work(), t.spec.Outputs, lim, t.keep)
-	var entry *rootfs.EntryError
-	var limit *rootfs.LimitError
-	switch {
-	case errors.As(err, &entry), errors.As(err, &limit):
-		return executor.FieldErrorf("outputs", "%w", err)
-	case err != nil:
-		return err
-	}
-	out.MissingOutputs = missing[:min(len(missing), executor.MaxListed)]
-	for _, x := range entries {
-		f := executor.OutputFile{Path: x.Path, Mode: x.Mode, Target: x.Target, Kind: kinds[x.Kind]}
-		if x.Kind == 'f' {
-			if f.Digest, err = executor.ParseDigest(x.Blob); err != nil {
-				return err
-			}
-		}
-		out.OutputFiles = append(out.OutputFiles, f)
-	}
-	if len(missing) > 0 {
-		out.OutputFiles = nil
-	}
-	return nil
-}
-
-var kinds = map[byte]executor.FileKind{'f': executor.KindFile, 'd': executor.KindDir, 'l': executor.KindSymlink}
-
-// keep is a rootfs.Store.
-func (t *task) keep(ctx context.Context, path string, f *os.File, size int64) (string, error) {
-	d, err := t.cfg.Cache.Put(ctx, io.LimitReader(f, size))
-	if err != nil {
-		return "", err
-	}
-	if d.Size != size {
-		return "", &rootfs.EntryError{Path: path, Reason: "became shorter while it was read; let nothing else change it"}
-	}
-	return d.String(), nil
-}
-
-// checkPlaces refuses outputs that place could not put where they belong, before anything is run for them.
-func (t *task) checkPlaces() error {
-	if t.paths.work == nil || t.spec.WorkdirMode != executor.WorkdirOverlay || len(t.spec.Outputs) == 0 {
-		return nil
-	}
-	err := as(t.caller, func() error { return rootfs.Placeable(t.paths.work, t.spec.Outputs) })
-	if err != nil {
-		return executor.FieldErrorf("outputs", "could not be put into the work directory: %w; make it your own, or copy it", err)
-	}
-	return nil
-}
-
-// place puts outputs into the caller's tree, with the caller's rights.
-func (t *task) place(ctx context.Context, files []executor.OutputFile) error {
-	if t.paths.work == nil || len(files) == 0 {
-		return nil
-	}
-	entries := make([]rootfs.Entry, len(files))
-	for i, f := range files {
-		entries[i] = rootfs.Entry{Path: f.Path, Mode: f.Mode, Target: f.Target, Size: f.Digest.Size, Blob: f.Digest.String()}
-		for k, kind := range kinds {
-			if kind == f.Kind {
-				entries[i].Kind = k
-			}
-		}
-	}
-	blobs := newOpener(t.cfg.Cache)
-	defer blobs.stop()
-	page, err := t.journal.begin()
-	if err != nil {
-		return err
-	}
-	var ours error // which is no mistake of the caller's
-	err = as(t.caller, func() error {
-		return rootfs.Place(ctx, t.paths.work, t.spec.Outputs, entries, blobs.open, func(pl rootfs.Placing) error {
-			ours = page.write(t.caller, t.paths.work, pl)
-			return ours
-		})
-	})
-	t.journal.end(page)
-	if ours != nil {
-		return ours
-	}
-	if err != nil {
-		return executor.FieldErrorf("outputs", "cannot be put into the work directory: %w", err)
-	}
-	return nil
-}
-
-// opener opens blobs on a goroutine with the daemon's rights, for one without.
-type opener struct {
-	ask    chan cache.Digest
-	answer chan blobFile
-}
-
-type blobFile struct {
-	f   *os.File
-	err error
-}
-
-func newOpener(c *cache.Cache) *opener {
-	o := &opener{ask: make(chan cache.Digest), answer: make(chan blobFile)}
-	go func() {
-		for d := range o.ask {
-			b, err := c.Open(d)
-			if err != nil {
-				o.answer <- blobFile{err: err}
-				continue
-			}
-			o.answer <- blobFile{f: b.File()}
-		}
-	}()
-	return o
-}
-
-func (o *opener) stop() { close(o.ask) }
-
-// open is for rootfs.Place.
-func (o *opener) open(e rootfs.Entry) (*os.File, error) {
-	d, err := executor.ParseDigest(e.Blob)
-	if err != nil {
-		return nil, err
-	}
-	o.ask <- cache.Digest(d)
-	a := <-o.answer
-	return a.f, a.err
 }

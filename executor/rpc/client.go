@@ -114,7 +114,7 @@ func newConn(n net.Conn) (*grpc.ClientConn, error) {
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: time.Hour}),
 		grpc.WithTransportCredentials(peerCredentials{}), grpc.WithAuthority("localhost"),
 		grpc.WithNoProxy(), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(), grpc.WithIdleTimeout(0),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(newCodec()), grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
 		grpc.WithStaticStreamWindowSize(windowBytes), grpc.WithStaticConnWindowSize(2*windowBytes),
 		grpc.WithReadBufferSize(bufferBytes), grpc.WithWriteBufferSize(bufferBytes),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),
@@ -153,7 +153,8 @@ func (c *Client) start(ctx context.Context, stream pb.Executor_SessionClient) {
 func receiveAnswers(ctx context.Context, stream pb.Executor_SessionClient, rx chan<- executor.Response) *executor.Error {
 	parts := map[uint64]*pb.TaskOutput{}
 	for {
-		m, err := stream.Recv()
+		var a answer
+		err := stream.RecvMsg(&a)
 		switch {
 		case err == io.EOF:
 			return executor.Errorf(executor.Unavailable, "the daemon has shut down; dial again when it is back")
@@ -161,7 +162,11 @@ func receiveAnswers(ctx context.Context, stream pb.Executor_SessionClient, rx ch
 			return executor.Errorf(executor.Unavailable, "the connection was closed; dial again")
 		case err != nil:
 			return fromStatus(err)
+		case a.event != nil:
+			rx <- executor.Response{ID: a.event.id, Body: a.event.TaskEvent}
+			continue
 		}
+		m := a.message
 		switch b := m.GetBody().(type) {
 		case *pb.Response_TaskResultPart:
 			if parts[m.GetId()] == nil {

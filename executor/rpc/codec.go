@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/sandboxd/sandboxd/executor"
+	pb "github.com/sandboxd/sandboxd/executor/executorpb"
 )
 
 // maxEntries bounds the lists of a message, all together: each of them has two bytes
@@ -17,13 +18,38 @@ import (
 // MaxSpecBytes counts sixteen bytes for each.
 const maxEntries = executor.MaxSpecBytes / 16
 
-// codec is gRPC's own, but looks at a message before it is unpacked.
+// codec is gRPC's own, but for events.
 type codec struct{ encoding.CodecV2 }
 
 func newCodec() codec { return codec{encoding.GetCodecV2("proto")} }
 
+// Marshal implements encoding.CodecV2.
+func (c codec) Marshal(v any) (mem.BufferSlice, error) {
+	if e, ok := v.(event); ok {
+		return e.marshal(), nil
+	}
+	return c.CodecV2.Marshal(v)
+}
+
 // Unmarshal implements encoding.CodecV2.
-func (codec) Unmarshal(data mem.BufferSlice, v any) error {
+func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
+	a, ok := v.(*answer)
+	if !ok {
+		return c.CodecV2.Unmarshal(data, v)
+	}
+	*a = answer{event: &event{}}
+	if a.event.unmarshal(data) {
+		return nil
+	}
+	*a = answer{message: &pb.Response{}}
+	return c.CodecV2.Unmarshal(data, a.message)
+}
+
+// careful is codec for a server: it looks at a message before it is unpacked.
+type careful struct{ codec }
+
+// Unmarshal implements encoding.CodecV2.
+func (careful) Unmarshal(data mem.BufferSlice, v any) error {
 	m, ok := v.(proto.Message)
 	if !ok {
 		return fmt.Errorf("%T is no protobuf message", v)

@@ -95,7 +95,7 @@ func toSpec(s *executor.TaskSpec) *pb.TaskSpec {
 		DepSignatures: mapped(s.DepSignatures, toBytes[executor.Signature]),
 		Rootfs:        toBytes(s.Rootfs), TimeoutNs: int64(s.Timeout), Network: toBytes(s.Network),
 		Allow: mapped(s.Allow, toBytes[string]), Audit: s.Audit,
-		Debug: s.Debug, Cache: toBytes(s.Cache),
+		Debug: s.Debug, Cache: toBytes(s.Cache), Priority: int32(s.Priority),
 		Inputs: mapped(s.Inputs, func(i executor.Input) *pb.Input {
 			return &pb.Input{Host: toBytes(i.Host), Sandbox: toBytes(i.Sandbox)}
 		}),
@@ -123,7 +123,7 @@ func fromSpec(m *pb.TaskSpec) *executor.TaskSpec {
 		DepSignatures: mapped(m.GetDepSignatures(), toString[executor.Signature]),
 		Rootfs:        string(m.GetRootfs()), Timeout: time.Duration(m.GetTimeoutNs()), Network: executor.NetworkPolicy(m.GetNetwork()),
 		Allow: mapped(m.GetAllow(), toString[string]), Audit: m.GetAudit(),
-		Debug: m.GetDebug(), Cache: executor.CacheMode(m.GetCache()),
+		Debug: m.GetDebug(), Cache: executor.CacheMode(m.GetCache()), Priority: int(m.GetPriority()),
 		Inputs: mapped(m.GetInputs(), func(i *pb.Input) executor.Input {
 			return executor.Input{Host: string(i.GetHost()), Sandbox: string(i.GetSandbox())}
 		}),
@@ -149,7 +149,7 @@ func toResponse(r executor.Response) *pb.Response {
 	case executor.Status:
 		m.Body = &pb.Response_Status{Status: &pb.Status{
 			Healthy: b.Healthy, ActiveTasks: b.Active, TotalExecuted: b.Executed, Successful: b.Successful, Failed: b.Failed,
-			CacheHits: b.CacheHits, UptimeNs: int64(b.Uptime),
+			CacheHits: b.CacheHits, UptimeNs: int64(b.Uptime), QueuedTasks: b.Queued, WaitedNs: int64(b.Waited), Executors: mapped(b.Members, toMember),
 		}}
 	case executor.Pong:
 		m.Body = &pb.Response_Pong{Pong: &pb.Pong{}}
@@ -180,6 +180,7 @@ func fromResponse(m *pb.Response) executor.Response {
 		r.Body = executor.Status{
 			Healthy: s.GetHealthy(), Active: s.GetActiveTasks(), Executed: s.GetTotalExecuted(), Successful: s.GetSuccessful(),
 			Failed: s.GetFailed(), CacheHits: s.GetCacheHits(), Uptime: time.Duration(s.GetUptimeNs()),
+			Queued: s.GetQueuedTasks(), Waited: time.Duration(s.GetWaitedNs()), Members: mapped(s.GetExecutors(), fromMember),
 		}
 	case *pb.Response_Pong:
 		r.Body = executor.Pong{}
@@ -201,6 +202,20 @@ func fromResponse(m *pb.Response) executor.Response {
 		r.Body = executor.Errorf(executor.Internal, "the answer has no known body; use the same version at both ends")
 	}
 	return r
+}
+
+func toMember(m executor.MemberStatus) *pb.MemberStatus {
+	return &pb.MemberStatus{
+		Name: text(m.Name), Healthy: m.Healthy, Fault: toBytes(m.Fault), Restarts: m.Restarts, MaxParallel: m.MaxParallel,
+		ActiveTasks: m.Active, TotalExecuted: m.Executed, Successful: m.Successful, Failed: m.Failed, CacheHits: m.CacheHits,
+	}
+}
+
+func fromMember(m *pb.MemberStatus) executor.MemberStatus {
+	return executor.MemberStatus{
+		Name: m.GetName(), Healthy: m.GetHealthy(), Fault: string(m.GetFault()), Restarts: m.GetRestarts(), MaxParallel: m.GetMaxParallel(),
+		Active: m.GetActiveTasks(), Executed: m.GetTotalExecuted(), Successful: m.GetSuccessful(), Failed: m.GetFailed(), CacheHits: m.GetCacheHits(),
+	}
 }
 
 func toDigest(d executor.Digest) *pb.Digest {

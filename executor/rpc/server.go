@@ -79,7 +79,7 @@ func NewServer(c ServerConfig) *Server {
 	s := &Server{config: c, health: health.NewServer(), stopping: make(chan struct{}), stopped: make(chan struct{})}
 	s.conns = connections{perUser: map[uint32]int{}, all: map[*conn]bool{}}
 	s.grpc = grpc.NewServer(
-		grpc.Creds(peerCredentials{}), grpc.ForceServerCodecV2(newCodec()),
+		grpc.Creds(peerCredentials{}), grpc.ForceServerCodecV2(careful{newCodec()}),
 		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 			if _, err := connOf(ctx); err != nil {
 				return nil, toStatus(err)
@@ -279,8 +279,20 @@ func offer[T any](ctx context.Context, to chan<- T, v T) bool {
 // Shutdown. Once the client cannot be reached it calls lose and drops the rest.
 func (v service) send(stream pb.Executor_SessionServer, c *conn, out <-chan executor.Response, lose func(), down *atomic.Bool) {
 	var lost bool
+	put := func(m any) {
+		if lost {
+			return
+		}
+		if err := stream.SendMsg(m); err != nil {
+			lost = true
+			lose()
+		}
+	}
 	for r := range out {
 		switch b := r.Body.(type) {
+		case executor.TaskEvent:
+			put(event{r.ID, b})
+			continue
 		case executor.TaskResult:
 			c.named.addResult(b.Output)
 		case executor.ShutdownAck:
@@ -289,13 +301,7 @@ func (v service) send(stream pb.Executor_SessionServer, c *conn, out <-chan exec
 			v.log(b)
 		}
 		for _, m := range split(toResponse(r)) {
-			if lost {
-				break
-			}
-			if err := stream.Send(m); err != nil {
-				lost = true
-				lose()
-			}
+			put(m)
 		}
 	}
 }

@@ -1,17 +1,21 @@
-// Package first is the first process of a sandbox: the program that imports it, executed
-// again. It takes an [Order], assembles the root, starts the command, reaps, and sends a
-// [Report] of the start and one of the end.
+// Package first is what runs in a sandbox before its command does. A [Serve] process, which is the
+// program that imports this package, executed again in a container of libcontainer's, waits
+// for requests. For each it makes a child with namespaces of its own, by one clone3(2): the first
+// process of a sandbox. That never executes anything, so it costs no start of a program, and
+// it cannot use Go's runtime, of which it has but one thread: it does what the host's [Op]s say, one
+// system call each, until it is told to be the parent of a command.
 //
-// It takes over in an initialiser. Those run by import path, among the packages whose
-// imports are ready, so it imports nothing that would have it wait for what sorts
-// behind it, as net, path/filepath and all that is built upon them: most of the
-// program is then never initialised in a sandbox.
+// Serve takes over in an initialiser. Those run by import path, among the packages whose
+// imports are ready, so this package imports nothing that would have it wait for what sorts
+// behind it, as net, path/filepath and all that is built upon them.
 package first
 
 const (
-	// Name is the second argument of a first process.
-	Name = "sandboxd-init"
-	// ProgramFD is the descriptor that it is executed from; its socket is the next.
+	// Name is the second argument of a Serve process.
+	Name = "sandboxd-zygote"
+	// ProcessName is what ps(1) calls the first process of a sandbox.
+	ProcessName = "sandboxd-init"
+	// ProgramFD is the descriptor that Serve is executed from; its socket is the next.
 	ProgramFD = 3
 	socketFD  = ProgramFD + 1
 
@@ -21,8 +25,4 @@ const (
 	WorkDir = "/build"
 	// HomeDir is the command's own.
 	HomeDir = "/home/build"
-
-	// softOpenFiles is the most of the command's soft limit: what uses select can do no
-	// more, and other programs raise it.
-	softOpenFiles = 1024
 )

@@ -1,184 +1,119 @@
 package first
 
 import (
-	"encoding/gob"
-	"encoding/json"
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/sandboxd/sandboxd/netpolicy/inside"
 )
 
-// Order is what the first process of a sandbox is told: all of it at once. Files
-// are given as indices into the descriptors that come along. It travels as a gob, since
-// JSON would put U+FFFD where a script or an argument is not UTF-8.
-type Order struct {
-	Tree   []Node
-	Mounts []MountOrder
-	Inputs []MountOrder
-	Work   WorkOrder
-	// Remove are paths in the work directory that the command must not find.
-	Remove []string
-	Dev    int
-	Stdio  [3]int
-
-	Network  inside.Policy
-	Script   string
-	Argv     []string
-	Env      []string
-	TmpBytes int64
-	// OpenFiles is the command's RLIMIT_NOFILE.
-	OpenFiles uint64
-	// Filter is the seccomp program, as the kernel takes it.
-	Filter []unix.SockFilter
-}
-
-// Node is a directory, symbolic link or file of the root.
-type Node struct {
-	Path string // relative to the root
-	Mode os.FileMode
-	Link string
-	Data []byte
-}
-
-// MountOrder attaches a detached mount.
-type MountOrder struct {
-	FD     int
-	Target string
-	Dir    bool
-}
-
-// WorkOrder makes /build. Indices are -1 where there is no such tree.
-type WorkOrder struct {
-	Lower, Layer, Direct int
-}
-
-// Report is what the first process says. A report of the end has the merged work
-// directory as its descriptor.
-type Report struct {
-	// Error is why there is no command, and Target or Output the input or output at fault,
-	// if one is.
-	Error  string `json:",omitempty"`
-	Target string `json:",omitempty"`
-	Output string `json:",omitempty"`
-	// Started is set when the command is about to run, with Found: what was read back.
-	Found   []string `json:",omitempty"`
-	Network string   `json:",omitempty"`
-	Started bool     `json:",omitempty"`
-	// Ended has Status, a wait status, and Own.
-	Ended  bool   `json:",omitempty"`
-	Status uint32 `json:",omitempty"`
-	Own    Own
-}
-
-// Own is what the first process itself has used, and of I/O what all have.
-type Own struct {
-	UserUS, SystemUS, Threads int64
-	Read, Write               int64 // bytes, of a storage device: proc_pid_io(5)
-}
-
-const (
-	// maxFDs is SCM_MAX_FD, the most descriptors in one message.
-	maxFDs = 253
-	// MaxMounts bounds the descriptors of an order.
-	MaxMounts = 1024
-	// maxReport bounds a report.
-	maxReport = 32 << 10
-)
-
-const (
-	// msgTerminate asks to send SIGTERM to all processes.
-	msgTerminate = 'T'
-	// msgFiles brings descriptors for an order, msgOrder the last of them.
-	msgFiles = 'F'
-	msgOrder = 'O'
-)
-
-// SendOrder passes o in a memfd, since a message's size is bounded by socket
-// buffers, and then files.
-func SendOrder(sock *os.File, o *Order, files []*os.File) error {
-	body, err := Memfd("order", func(w io.Writer) error { return gob.NewEncoder(w).Encode(o) })
-	if err != nil {
-		return err
+// Ask has the Serve process at the other end of sock make a first process, which is told what
+// to do by the other end of inside. The pidfd is the caller's. One at a time may ask.
+func Ask(sock, inside *os.File, r Request, timeout time.Duration) (pidfd *os.File, err error) {
+	network := "0"
+	if r.Network {
+		network = "1"
 	}
-	defer body.Close()
-	all := append([]*os.File{body}, files...)
+	if err := sendFiles(sock, []byte(strings.Join([]string{network, r.UIDs, r.GIDs}, ";")), []*os.File{inside}); err != nil {
+		return nil, err
+	}
+	return receiveAnswer(sock, timeout)
+}
+
+// AwaitServe waits until a Serve process is ready.
+func AwaitServe(sock *os.File, timeout time.Duration) error {
+	f, err := receiveAnswer(sock, timeout)
+	if f != nil {
+		err = errors.Join(err, f.Close())
+	}
+	return err
+}
+
+func receiveAnswer(sock *os.File, timeout time.Duration) (*os.File, error) {
+	if err := sock.SetReadDeadline(time.Now().Add(timeout)); err != nil {
+		return nil, err
+	}
+	text, files, err := receive(sock, maxText)
+	switch {
+	case err != nil:
+		return nil, err
+	case string(text) != string(rune(msgRun)) || len(files) > 1:
+		CloseAll(files)
+		return nil, errors.New(string(text))
+	case len(files) == 0:
+		return nil, nil
+	}
+	return files[0], nil
+}
+
+func receiveRequest(sock *os.File) (r Request, inside *os.File, err error) {
+	text, files, err := receive(sock, maxText)
+	if err != nil {
+		return r, nil, err
+	}
+	f := strings.Split(string(text), ";")
+	if len(f) != 3 || len(files) != 1 {
+		CloseAll(files)
+		return r, nil, errors.New("not a request")
+	}
+	return Request{Network: f[0] == "1", UIDs: f[1], GIDs: f[2]}, files[0], nil
+}
+
+// Run sends a program of some steps, and the files that it names.
+func Run(sock, program *os.File, steps, size int, files []*os.File) error {
+	if len(files) > MaxFiles {
+		return fmt.Errorf("a program with %d files; there may be %d", len(files), MaxFiles)
+	}
+	all := append([]*os.File{program}, files...)
 	for len(all) > maxFDs {
-		if err := sendFiles(sock, []byte{msgFiles}, all[:maxFDs]); err != nil {
+		if err := sendFiles(sock, control(msgFiles, 0, 0), all[:maxFDs]); err != nil {
 			return err
 		}
 		all = all[maxFDs:]
 	}
-	return sendFiles(sock, []byte{msgOrder}, all)
+	return sendFiles(sock, control(msgRun, steps, size), all)
 }
 
-// receiveOrder returns the order with its files, all close-on-exec.
-func receiveOrder(sock *os.File) (*Order, []*os.File, error) {
-	var files []*os.File
-	for {
-		msg, more, err := receive(sock)
-		if err != nil {
-			return nil, nil, err
-		}
-		files = append(files, more...)
-		switch {
-		case len(msg) != 1 || msg[0] != msgFiles && msg[0] != msgOrder || len(files) > MaxMounts+1:
-			return nil, nil, errors.New("not an order")
-		case msg[0] == msgFiles:
-			continue
-		}
-		var o Order
-		if len(files) == 0 {
-			return nil, nil, errors.New("an order without a body")
-		}
-		if _, err := files[0].Seek(0, io.SeekStart); err != nil {
-			return nil, nil, fmt.Errorf("order: %w", err)
-		}
-		if err := gob.NewDecoder(files[0]).Decode(&o); err != nil {
-			return nil, nil, fmt.Errorf("order: %w", err)
-		}
-		files[0].Close()
-		return &o, files[1:], nil
+// control is a message to a first process.
+func control(kind byte, steps, size int) []byte {
+	b := make([]byte, msgSize)
+	for i, n := range []uint64{uint64(kind), uint64(steps), uint64(size)} {
+		binary.NativeEndian.PutUint64(b[8*i:], n)
 	}
+	return b
 }
 
-// SendTerminate asks the first process to send SIGTERM to all in the sandbox. No error is
+// Terminate asks a first process to send SIGTERM to all in the sandbox. No error is
 // that it has ended.
-func SendTerminate(sock *os.File) error {
-	err := sendFiles(sock, []byte{msgTerminate}, nil)
+func Terminate(sock *os.File) error {
+	err := sendFiles(sock, control(msgTerminate, 0, 0), nil)
 	if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
 		return nil
 	}
 	return err
 }
 
-func sendReport(sock *os.File, r Report, files ...*os.File) error {
-	b, err := json.Marshal(r)
-	if err != nil {
-		return fmt.Errorf("report: %w", err)
-	}
-	if len(b) > maxReport {
-		return fmt.Errorf("report of %d bytes", len(b))
-	}
-	return sendFiles(sock, b, files)
-}
-
-// ReceiveReport waits for one. io.EOF is the end of the first process; the files are the
+// Receive waits for a Reply. io.EOF is the end of the first process; the files are the
 // caller's.
-func ReceiveReport(sock *os.File) (r Report, files []*os.File, err error) {
-	b, files, err := receive(sock)
+func Receive(sock *os.File) (r Reply, text []byte, files []*os.File, err error) {
+	b, files, err := receive(sock, ReplySize+maxText)
+	if err == nil && len(b) < ReplySize {
+		err = errors.New("reply: too short")
+	}
+	if err == nil {
+		err = binary.Read(bytes.NewReader(b[:ReplySize]), binary.NativeEndian, &r)
+	}
 	if err != nil {
-		return r, nil, err
-	}
-	if err := json.Unmarshal(b, &r); err != nil {
 		CloseAll(files)
-		return r, nil, fmt.Errorf("report: %w", err)
+		return r, nil, nil, err
 	}
-	return r, files, nil
+	return r, b[ReplySize:], files, nil
 }
 
 func sendFiles(sock *os.File, msg []byte, files []*os.File) error {
@@ -206,8 +141,8 @@ func sendFiles(sock *os.File, msg []byte, files []*os.File) error {
 }
 
 // receive returns one message. io.EOF is the end of the other process.
-func receive(sock *os.File) (msg []byte, files []*os.File, err error) {
-	msg, rights := make([]byte, maxReport), make([]byte, unix.CmsgSpace(maxFDs*4))
+func receive(sock *os.File, most int) (msg []byte, files []*os.File, err error) {
+	msg, rights := make([]byte, most), make([]byte, unix.CmsgSpace(4*4))
 	var n, rn, flags int
 	conn, err := sock.SyscallConn()
 	if err != nil {

@@ -391,7 +391,15 @@ func mv(_ context.Context, c *tool.Call) int {
 			k.failf("cannot move '%s' to a subdirectory of itself, '%s'", src, dst)
 			return
 		}
-		if err := os.Rename(strings.TrimRight(c.Path(src), "/"), c.Path(dst)); err != nil {
+		err = os.Rename(strings.TrimRight(c.Path(src), "/"), c.Path(dst))
+		if errors.Is(err, syscall.EXDEV) || errors.Is(err, syscall.ENOSYS) {
+			// To another file system, of which a host in WebAssembly says that it cannot.
+			if !k.moveByCopy(src, dst, from) {
+				return
+			}
+			err = nil
+		}
+		if err != nil {
 			k.failf("cannot move '%s' to '%s': %s", src, dst, tool.Text(err))
 			return
 		}
@@ -399,6 +407,18 @@ func mv(_ context.Context, c *tool.Call) int {
 			fmt.Fprintf(c.Out, "renamed '%s' -> '%s'\n", src, dst)
 		}
 	})
+}
+
+// moveByCopy copies a tree as cp -a does, and then removes it.
+func (k *copier) moveByCopy(src, dst string, from fs.FileInfo) bool {
+	copies := copier{c: k.c, recursive: true, mode: true, times: true, follow: 'P'}
+	copies.keepLinks(true)
+	copies.copy(src, dst)
+	if copies.status != 0 || !remove(k.c, strings.TrimRight(src, "/"), from, tool.Flags{{Name: "r"}}) {
+		k.status = 1
+		return false
+	}
+	return true
 }
 
 func ln(_ context.Context, c *tool.Call) int {

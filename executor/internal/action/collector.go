@@ -1,4 +1,4 @@
-package local
+package action
 
 import (
 	"context"
@@ -10,9 +10,9 @@ import (
 	"github.com/sandboxd/sandboxd/cache"
 )
 
-// collector keeps the cache within its size: it collects garbage in the background
+// Collector keeps the cache within its size: it collects garbage in the background
 // whenever another sixteenth of that size has been stored.
-type collector struct {
+type Collector struct {
 	cache *cache.Cache
 	log   logrus.FieldLogger
 	ctx   context.Context
@@ -24,18 +24,19 @@ type collector struct {
 	busy   chan struct{}
 }
 
-func newCollector(c *cache.Cache, log logrus.FieldLogger) *collector {
-	g := &collector{cache: c, log: log}
+// NewCollector returns one, which the caller closes before the cache.
+func NewCollector(c *cache.Cache, log logrus.FieldLogger) *Collector {
+	g := &Collector{cache: c, log: log}
 	g.ctx, g.stop = context.WithCancel(context.Background())
 	// Not from the full amount, for the sake of processes that store little each.
 	g.left = rand.Int64N(g.step()) + 1
 	return g
 }
 
-func (g *collector) step() int64 { return max(g.cache.MaxBytes()/16, 1) }
+func (g *Collector) step() int64 { return max(g.cache.MaxBytes()/16, 1) }
 
-// stored notes that the cache grew by n bytes.
-func (g *collector) stored(n int64) {
+// Stored notes that the cache grew by n bytes.
+func (g *Collector) Stored(n int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.left -= n; g.left > 0 {
@@ -48,7 +49,7 @@ func (g *collector) stored(n int64) {
 	}
 }
 
-func (g *collector) run(done chan struct{}) {
+func (g *Collector) run(done chan struct{}) {
 	defer close(done)
 	for {
 		if report, err := g.cache.GC(g.ctx); err != nil && g.ctx.Err() == nil {
@@ -67,8 +68,8 @@ func (g *collector) run(done chan struct{}) {
 	}
 }
 
-// close waits for a running collection until ctx ends, and then stops it.
-func (g *collector) close(ctx context.Context) {
+// Close waits for a running collection until ctx ends, and then stops it.
+func (g *Collector) Close(ctx context.Context) {
 	g.mu.Lock()
 	busy := g.busy
 	g.wanted = false

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/sandboxd/sandboxd/cache"
+	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/wasm"
+)
+
+// backendWasm is the value of --backend that has a task run in WebAssembly, in this process.
+const backendWasm = "wasm"
+
+// maxModuleBytes bounds a module's file.
+const maxModuleBytes = 256 << 20
+
+// wasmHost is an Executor with its cache.
+type wasmHost struct {
+	*wasm.Executor
+	store *cache.Cache
+}
+
+func (h wasmHost) reconfigure(c config) { h.store.SetMaxBytes(int64(c.CacheMaxBytes)) }
+
+// Close implements executor.Executor.
+func (h wasmHost) Close(ctx context.Context) error {
+	return errors.Join(h.Executor.Close(ctx), h.store.Close())
+}
+
+func openWasm(_ context.Context, c config, module string, log logrus.FieldLogger) (wasmHost, error) {
+	cfg := wasm.Config{
+		CodeDir: c.Wasm.CodeDir, MaxParallel: c.MaxParallel, RealClock: c.Wasm.RealClock, Logger: log, Version: buildVersion(),
+	}
+	var err error
+	if module != "" {
+		if cfg.Module, err = readModule(module); err != nil {
+			return wasmHost{}, err
+		}
+	}
+	if cfg.CodeDir == "" {
+		cfg.CodeDir = filepath.Join(c.CacheDir, "wasm")
+	}
+	if cfg.Cache, err = openCache(c, log); err != nil {
+		return wasmHost{}, err
+	}
+	e, err := wasm.New(cfg)
+	if err != nil {
+		return wasmHost{}, errors.Join(err, cfg.Cache.Close())
+	}
+	return wasmHost{e, cfg.Cache}, nil
+}
+
+func readModule(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, executor.Errorf(executor.Invalid, "component: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxModuleBytes+1))
+	switch {
+	case err != nil:
+		return nil, executor.Errorf(executor.Invalid, "component: %w", err)
+	case len(b) > maxModuleBytes:
+		return nil, executor.Errorf(executor.Invalid, "component: %s is larger than %d bytes; name a WebAssembly module or component", file, maxModuleBytes)
+	case len(b) == 0:
+		return nil, executor.Errorf(executor.Invalid, "component: %s is empty; name a WebAssembly module or component", file)
+	}
+	return b, nil
+}
+
+// openRunWasm is openLocal in WebAssembly, for any user: whose cache is their own.
+func (e *env) openRunWasm(ctx context.Context, how runFlags) (backend, error) {
+	c, err := readConfig(how.configFile, e.configFile)
+	if err != nil {
+		return nil, err
+	}
+	if how.cacheDir == "" && !e.root {
+		if how.cacheDir, err = userCacheDir(); err != nil {
+			return nil, err
+		}
+	}
+	if how.cacheDir != "" {
+		if c.CacheDir, err = filepath.Abs(how.cacheDir); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	c.MaxParallel, c.Wasm.RealClock = 1, c.Wasm.RealClock || how.realClock
+	h, err := e.parts.openWasm(ctx, c, how.component, e.logger(logrus.WarnLevel))
+	if err != nil {
+		return nil, err
+	}
+	return localBackend{h}, nil
+}
+
+// userCacheDir is where a user's own cache is.
+func userCacheDir() (string, error) {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("%w; name a directory with --cache-dir", err)
+	}
+	dir = filepath.Join(dir, "sandboxd")
+	return dir, os.MkdirAll(filepath.Dir(dir), 0o700)
+}

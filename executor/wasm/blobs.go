@@ -1,0 +1,211 @@
+package wasm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/sandboxd/sandboxd/cache"
+	"github.com/sandboxd/sandboxd/executor"
+)
+
+// maxBlob bounds what a component fetches or stores at once: its memory, and a frame, have to hold it.
+const maxBlob = 32 << 20
+
+// blobs are what of the cache is visible to a component's task: what it stored, and the files that it is given.
+type blobs struct {
+	*task
+	ctx    context.Context
+	stored map[string]cache.Digest // by hash
+	bytes  int64
+	given  map[string]given // by hash; nil before anybody asked
+}
+
+// given is a file of the task's.
+type given struct {
+	dir, path string
+	cache.Digest
+}
+
+// refusal is an error that a component is told of.
+type refusal struct{ text string }
+
+// Error implements error.
+func (r *refusal) Error() string { return r.text }
+
+func refusef(format string, args ...any) error { return &refusal{fmt.Sprintf(format, args...)} }
+
+// store keeps content, and returns its hash.
+func (b *blobs) store(content []byte) ([]byte, error) {
+	if len(content) > maxBlob {
+		return nil, refusef("a file of %d bytes; at most %d may be stored at once", len(content), maxBlob)
+	}
+	if b.bytes += int64(len(content)); b.bytes > b.granted.outputs || len(b.stored) >= maxFiles {
+		return nil, refusef("what is stored is more than %d bytes or %d files", b.granted.outputs, maxFiles)
+	}
+	d, err := b.cfg.Cache.Put(b.ctx, bytes.NewReader(content))
+	if err != nil {
+		return nil, err
+	}
+	if b.stored == nil {
+		b.stored = map[string]cache.Digest{}
+	}
+	b.stored[d.Hash] = d
+	return []byte(d.Hash), nil
+}
+
+// fetch returns the content of what is visible.
+func (b *blobs) fetch(hash string) ([]byte, error) {
+	if d, ok := b.stored[hash]; ok {
+		return b.cfg.Cache.Bytes(d, maxBlob)
+	}
+	g, err := b.find(hash)
+	if err != nil {
+		return nil, err
+	}
+	if g.Size > maxBlob {
+		return nil, refusef("%s has %d bytes; at most %d are fetched at once", g.path, g.Size, maxBlob)
+	}
+	h, err := g.open()
+	if err != nil {
+		return nil, changed(g, err)
+	}
+	defer h.Close()
+	content, err := io.ReadAll(io.LimitReader(h, g.Size+1))
+	if err != nil || cache.DigestOf(content) != g.Digest {
+		return nil, changed(g, err)
+	}
+	return content, nil
+}
+
+// name is the digest of what is visible, which is in the cache then.
+func (b *blobs) name(hash string) (executor.Digest, error) {
+	if d, ok := b.stored[hash]; ok {
+		return executor.Digest(d), nil
+	}
+	g, err := b.find(hash)
+	if err != nil {
+		return executor.Digest{}, err
+	}
+	h, err := g.open()
+	if err != nil {
+		return executor.Digest{}, changed(g, err)
+	}
+	defer h.Close()
+	d, err := b.cfg.Cache.Put(b.ctx, io.LimitReader(h, g.Size+1))
+	if err == nil && d != g.Digest {
+		err = changed(g, nil)
+	}
+	return executor.Digest(d), err
+}
+
+// changed blames whoever owns a file.
+func changed(g given, err error) error {
+	return errors.Join(executor.FieldErrorf("workdir", "%s changed while the task ran; let nothing else change it", g.path), err)
+}
+
+// find finds a file of the task's by its hash.
+func (b *blobs) find(hash string) (given, error) {
+	if b.given == nil {
+		b.given = map[string]given{}
+		if err := b.look(); err != nil {
+			return given{}, err
+		}
+	}
+	g, ok := b.given[hash]
+	if !ok {
+		return g, refusef("%.100q is neither one of the task's inputs nor stored by it", hash)
+	}
+	return g, nil
+}
+
+// look hashes all files that the task is given.
+func (b *blobs) look() error {
+	type tree struct {
+		dir  string
+		hide []string
+	}
+	var trees []tree
+	if b.spec.Workdir != "" {
+		trees = append(trees, tree{b.spec.Workdir, b.spec.Outputs})
+	}
+	for _, in := range b.spec.Inputs {
+		host, err := filepath.EvalSymlinks(in.Host)
+		if err != nil {
+			return executor.FieldErrorf("inputs", "%w", err)
+		}
+		fi, err := os.Stat(host)
+		if err == nil && !fi.IsDir() {
+			err = b.hash(filepath.Dir(host), filepath.Base(host))
+		}
+		if err != nil {
+			return executor.FieldErrorf("inputs", "%w", err)
+		}
+		if fi.IsDir() {
+			trees = append(trees, tree{dir: host})
+		}
+	}
+	for _, t := range trees {
+		root, err := os.OpenRoot(t.dir)
+		if err != nil {
+			return executor.FieldErrorf("workdir", "%w", err)
+		}
+		err = fs.WalkDir(root.FS(), ".", func(p string, d fs.DirEntry, err error) error {
+			switch {
+			case err != nil:
+				return err
+			case b.ctx.Err() != nil:
+				return b.ctx.Err()
+			case slices.Contains(t.hide, p) && d.IsDir():
+				return fs.SkipDir
+			case d.Type().IsRegular() && !slices.Contains(t.hide, p):
+				return b.hash(t.dir, p)
+			}
+			return nil
+		})
+		if err = errors.Join(err, root.Close()); err != nil {
+			return executor.FieldErrorf("workdir", "%w", err)
+		}
+	}
+	return nil
+}
+
+// hash notes one file.
+func (b *blobs) hash(dir, p string) error {
+	g := given{dir: dir, path: p}
+	h, err := g.open()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	n, _, err := b.cfg.Cache.HashFile(b.ctx, h, cache.TreeOptions{Reader: b.paths.Reader})
+	if err != nil {
+		return err
+	}
+	g.Digest = n.Digest
+	b.given[n.Digest.Hash] = g
+	return nil
+}
+
+// open opens the file, if it is one yet.
+func (g given) open() (*os.File, error) {
+	root, err := os.OpenRoot(g.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	h, err := root.OpenFile(filepath.FromSlash(g.path), os.O_RDONLY|nonblock, 0)
+	if err != nil {
+		return nil, err
+	}
+	if fi, err := h.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return nil, errors.Join(&fs.PathError{Op: "open", Path: g.path, Err: fs.ErrInvalid}, err, h.Close())
+	}
+	return h, nil
+}

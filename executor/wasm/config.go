@@ -1,0 +1,80 @@
+package wasm
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/sandboxd/sandboxd/cache"
+	"github.com/sandboxd/sandboxd/executor/wasm/shell"
+)
+
+// Config is what an Executor is made with.
+type Config struct {
+	// Module is what runs tasks: the bytes of a wasip1 command; nil is the embedded shell.
+	Module []byte
+	// Cache keeps results and blobs, and what tasks write meanwhile. It stays the caller's, to be
+	// closed after the Executor.
+	Cache *cache.Cache
+	// CodeDir keeps compiled modules, which are native code: whoever may write there may run
+	// anything in a worker. It is made with mode 0700, and one that others may write to is refused. Empty: each worker compiles
+	// for itself.
+	CodeDir string
+	// MaxParallel is how many tasks run at once, and how many workers there are; 0 is the number of processors.
+	MaxParallel int
+	// RealClock has tasks see the time, and randomness.
+	RealClock bool
+	// Logger takes what is nobody's error; nil drops it.
+	Logger logrus.FieldLogger
+	// Version is told in Capabilities.
+	Version string
+}
+
+// check fills in the defaults.
+func (c *Config) check() error {
+	if c.Cache == nil {
+		return errors.New("Config.Cache is missing")
+	}
+	if c.Module == nil {
+		var err error
+		if c.Module, err = shell.Module(); err != nil {
+			return err
+		}
+	}
+	if c.MaxParallel <= 0 {
+		c.MaxParallel = runtime.NumCPU()
+	}
+	if c.Logger == nil {
+		l := logrus.New()
+		l.SetOutput(io.Discard)
+		c.Logger = l
+	}
+	if c.CodeDir == "" {
+		return nil
+	}
+	dir, err := filepath.Abs(c.CodeDir)
+	if err != nil {
+		return err
+	}
+	c.CodeDir = dir
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("directory for compiled modules: %w", err)
+	}
+	fi, err := os.Lstat(dir)
+	if err == nil && !fi.IsDir() {
+		err = fmt.Errorf("%s is no directory; choose another", dir)
+	}
+	if err == nil {
+		err = private(dir, fi)
+	}
+	if err != nil {
+		return fmt.Errorf("directory for compiled modules: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,65 @@
+package process
+
+import "github.com/tetratelabs/wazero/experimental"
+
+// memory is the linear memory of one instance, with the task's limit.
+type memory struct {
+	limit   uint64 // 0 before there is a task
+	peak    uint64
+	refused bool
+}
+
+// beforeTask bounds the memory of a module that waits for its task.
+const beforeTask = 64 << 20
+
+// Allocate implements experimental.MemoryAllocator.
+func (m *memory) Allocate(_, most uint64) experimental.LinearMemory {
+	return &linear{m: m, region: reserve(most)}
+}
+
+// region is memory that can grow.
+type region interface {
+	// grow returns the first size bytes, or nil.
+	grow(size uint64) []byte
+	free()
+}
+
+// linear implements experimental.LinearMemory.
+type linear struct {
+	m *memory
+	region
+}
+
+// Reallocate implements experimental.LinearMemory.
+func (l *linear) Reallocate(size uint64) []byte {
+	limit := l.m.limit
+	if limit == 0 {
+		limit = beforeTask
+	}
+	if size > limit {
+		l.m.refused = true
+		return nil
+	}
+	b := l.grow(size)
+	if b == nil {
+		l.m.refused = true
+		return nil
+	}
+	l.m.peak = max(l.m.peak, size)
+	return b
+}
+
+// Free implements experimental.LinearMemory.
+func (l *linear) Free() { l.free() }
+
+// heap is a region of the Go heap, which is copied where it grows.
+type heap struct{ b []byte }
+
+func (h *heap) grow(size uint64) []byte {
+	if n := uint64(len(h.b)); size > n {
+		h.b = append(h.b, make([]byte, size-n)...)
+	}
+	return h.b[:size]
+}
+
+func (h *heap) free() { h.b = nil }

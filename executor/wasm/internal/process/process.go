@@ -1,0 +1,214 @@
+// Package process is a worker process: the program that imports it, executed again. It compiles
+// one module, and runs it for one task after another, each in an instance of its own.
+//
+// A guest cannot be interrupted, nor does the garbage collector get its turn while it is busy. So
+// a task is ended by killing its worker, and collections happen here only where the guest
+// waits for us, or is gone: see collector.
+package process
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
+	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
+
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/abi"
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/component"
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/wire"
+)
+
+// Name is the one argument of a worker process.
+const Name = "sandboxd-wasm-worker"
+
+// init takes over in a worker, before main does.
+func init() {
+	if len(os.Args) == 2 && os.Args[1] == Name {
+		os.Exit(run())
+	}
+}
+
+// run is the process. It ends with its standard input.
+func run() int {
+	sacrifice()
+	debug.SetGCPercent(-1)
+	// A guest holds a processor and does not give it back; its executor is to be heard.
+	runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0)))
+	in := make(chan frame)
+	go func() {
+		r := bufio.NewReader(os.Stdin)
+		for {
+			k, body, err := wire.Read(r, wire.MaxModule, nil)
+			if err != nil {
+				os.Exit(0) // the executor has gone, or wants us to
+			}
+			in <- frame{k, body}
+		}
+	}()
+	if err := Serve(context.Background(), in, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// frame is one from the executor.
+type frame struct {
+	kind wire.Kind
+	body []byte
+}
+
+// worker is what all tasks share.
+type worker struct {
+	in     <-chan frame
+	out    *output
+	load   wire.Load
+	rt     wazero.Runtime
+	module wazero.CompiledModule
+	waits  bool // for a task, having been started
+	world  bool // of executor.wit, and no command
+	gc     collector
+}
+
+// Serve loads a module, and runs it until in is closed or the end of ctx.
+func Serve(ctx context.Context, in <-chan frame, out io.Writer) error {
+	w := &worker{in: in, out: newOutput(out)}
+	if err := w.prepare(ctx); err != nil {
+		return wire.Write(w.out, wire.KindFailed, []byte(err.Error()))
+	}
+	debug.FreeOSMemory() // compiling takes hundreds of MB
+	ready := []byte{0}
+	if w.world {
+		ready[0] = 1
+	}
+	if err := wire.Write(w.out, wire.KindReady, ready); err != nil {
+		return err
+	}
+	for {
+		if err := w.task(ctx); err != nil {
+			return err
+		}
+		w.gc.now()
+	}
+}
+
+var errOrder = errors.New("the executor sent what does not belong there")
+
+// next is the next frame, which must be of kind k.
+func (w *worker) next(k wire.Kind) ([]byte, error) {
+	f, ok := <-w.in
+	switch {
+	case !ok:
+		return nil, io.EOF
+	case f.kind != k:
+		return nil, fmt.Errorf("%w: %q for %q", errOrder, f.kind, k)
+	}
+	return f.body, nil
+}
+
+// prepare compiles the module.
+func (w *worker) prepare(ctx context.Context) error {
+	b, err := w.next(wire.KindLoad)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, &w.load); err != nil {
+		return err
+	}
+	code, err := w.next(wire.KindModule)
+	if err != nil {
+		return err
+	}
+	cfg := wazero.NewRuntimeConfig().WithMemoryLimitPages(65536)
+	if dir := string(w.load.CodeDir); dir != "" {
+		c, err := wazero.NewCompilationCacheWithDir(dir)
+		if err != nil {
+			return fmt.Errorf("cache of compiled modules: %w", err)
+		}
+		cfg = cfg.WithCompilationCache(c)
+	}
+	w.rt = wazero.NewRuntimeWithConfig(ctx, cfg)
+	if _, err := wasi_snapshot_preview1.Instantiate(ctx, w.rt); err != nil {
+		return err
+	}
+	if err := w.own(ctx); err != nil {
+		return err
+	}
+	if component.Is(code) {
+		if code, err = component.Core(code, abi.ExecuteTask); err != nil {
+			return fmt.Errorf("the component cannot be run: %w", err)
+		}
+	}
+	if w.module, err = w.rt.CompileModule(experimental.WithCompilationWorkers(ctx, runtime.NumCPU()), code); err != nil {
+		return fmt.Errorf("the module cannot be compiled: %w", err)
+	}
+	return w.recognize(ctx)
+}
+
+// recognize finds how the module is called, and sees that it can be.
+func (w *worker) recognize(ctx context.Context) error {
+	functions := w.module.ExportedFunctions()
+	_, program := functions["_start"]
+	_, w.world = functions[abi.ExecuteTask]
+	switch {
+	case w.world:
+		if err := abi.Check(functions, w.module.ExportedMemories()); err != nil {
+			return err
+		}
+	case !program:
+		return fmt.Errorf("the module exports neither _start nor %s; build it as a wasip1 command, or for the world bitzel:executor/executor-component", abi.ExecuteTask)
+	}
+	for _, f := range w.module.ImportedFunctions() {
+		if m, name, _ := f.Import(); m == ownModule && name == "task" {
+			w.waits = !w.world
+		}
+	}
+	if err := w.stubs(ctx); err != nil {
+		return err
+	}
+	if !w.world {
+		return nil
+	}
+	return w.ping(ctx)
+}
+
+// stubs stand for functions that the module imports and nobody has: many modules import more than
+// they call.
+func (w *worker) stubs(ctx context.Context) error {
+	missing := map[string][]api.FunctionDefinition{}
+	for _, f := range w.module.ImportedFunctions() {
+		m, name, _ := f.Import()
+		if host := w.rt.Module(m); host == nil {
+			missing[m] = append(missing[m], f)
+		} else if host.ExportedFunctionDefinitions()[name] == nil {
+			return fmt.Errorf("the module imports %q of %q, which is not part of that; build it for what there is", name, m)
+		}
+	}
+	for m, all := range missing {
+		b := w.rt.NewHostModuleBuilder(m)
+		done := map[string]bool{}
+		for _, f := range all {
+			_, name, _ := f.Import()
+			if done[name] {
+				continue
+			}
+			done[name] = true
+			b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(func(context.Context, api.Module, []uint64) {
+				panic(fmt.Errorf("the module calls %q of %q, which nobody has here", name, m))
+			}), f.ParamTypes(), f.ResultTypes()).Export(name)
+		}
+		if _, err := b.Instantiate(ctx); err != nil {
+			return fmt.Errorf("imports from %q: %w", m, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,120 @@
+package process
+
+import (
+	"context"
+	"io/fs"
+
+	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental/sys"
+	wasys "github.com/tetratelabs/wazero/sys"
+
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/abi"
+)
+
+// ownModule has what wasip1 lacks, for the shell: see package shell.
+const ownModule = "sandboxd"
+
+type instanceKey struct{}
+
+// instanceOf is the instance whose call ctx belongs to.
+func instanceOf(ctx context.Context) *instance { return ctx.Value(instanceKey{}).(*instance) }
+
+// own offers ownModule to modules.
+func (w *worker) own(ctx context.Context) error {
+	b := w.rt.NewHostModuleBuilder(ownModule)
+	for name, f := range map[string]struct {
+		call func(i *instance, m api.Module, a []uint64) uint32
+		args int
+	}{
+		"chmod":     {chmod, 3},
+		"mode":      {mode, 3},
+		"task":      {await, 0},
+		"task_read": {describe, 1},
+	} {
+		args := make([]api.ValueType, f.args)
+		for i := range args {
+			args[i] = api.ValueTypeI32
+		}
+		results := []api.ValueType{api.ValueTypeI32}
+		if name == "task_read" {
+			results = nil
+		}
+		b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(func(ctx context.Context, m api.Module, stack []uint64) {
+			if r := f.call(instanceOf(ctx), m, stack); results != nil {
+				stack[0] = uint64(r)
+			}
+		}), args, results).Export(name)
+	}
+	if _, err := b.Instantiate(ctx); err != nil {
+		return err
+	}
+	return abi.Export(ctx, w.rt, func(ctx context.Context) abi.Host { return instanceOf(ctx) })
+}
+
+// path reads a string of a guest's.
+func path(m api.Module, a []uint64) (string, bool) {
+	if m.Memory() == nil {
+		return "", false
+	}
+	b, ok := m.Memory().Read(uint32(a[0]), uint32(a[1]))
+	return string(b), ok
+}
+
+// chmod takes a path, its length and a mode, and returns an errno of wasip1.
+func chmod(i *instance, m api.Module, a []uint64) uint32 {
+	p, ok := path(m, a)
+	if !ok {
+		return wasiErrno(sys.EFAULT)
+	}
+	return wasiErrno(i.fs.Chmod(p, fs.FileMode(a[2])&fs.ModePerm))
+}
+
+// mode takes a path, its length and whether to follow a link, and returns the mode, or an errno of wasip1 times -1.
+func mode(i *instance, m api.Module, a []uint64) uint32 {
+	p, ok := path(m, a)
+	if !ok {
+		return -wasiErrno(sys.EFAULT)
+	}
+	look := i.fs.Lstat
+	if uint32(a[2]) != 0 {
+		look = i.fs.Stat
+	}
+	st, e := look(p)
+	if e != 0 {
+		return -wasiErrno(e)
+	}
+	return uint32(st.Mode.Perm())
+}
+
+// await returns the length of the task's description, once there is one.
+func await(i *instance, _ api.Module, _ []uint64) uint32 {
+	if i.begin(); i.err != nil {
+		panic(wasys.NewExitError(1)) // the guest goes no further
+	}
+	return uint32(len(i.described))
+}
+
+// describe writes the description.
+func describe(i *instance, m api.Module, a []uint64) uint32 {
+	if len(i.described) > 0 && (m.Memory() == nil || !m.Memory().Write(uint32(a[0]), i.described)) {
+		panic(sys.EFAULT) // which is a trap
+	}
+	return 0
+}
+
+// wasiErrno is the number that wasip1 has for an errno.
+func wasiErrno(e sys.Errno) uint32 {
+	if e == 0 {
+		return 0
+	}
+	if n, ok := wasiErrnos[e]; ok {
+		return n
+	}
+	return wasiErrnos[sys.EIO]
+}
+
+var wasiErrnos = map[sys.Errno]uint32{
+	sys.EACCES: 2, sys.EAGAIN: 6, sys.EBADF: 8, sys.EEXIST: 20, sys.EFAULT: 21, sys.EINTR: 27, sys.EINVAL: 28,
+	sys.EIO: 29, sys.EISDIR: 31, sys.ELOOP: 32, sys.ENAMETOOLONG: 37, sys.ENOENT: 44, sys.ENOSYS: 52, sys.ENOTDIR: 54,
+	sys.ERANGE: 68, sys.ENOTEMPTY: 55, sys.ENOTSOCK: 57, sys.ENOTSUP: 58, sys.EPERM: 63, sys.EROFS: 69,
+}

@@ -1,0 +1,485 @@
+package wasm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/sandboxd/sandboxd/cache"
+	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/internal/action"
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/tree"
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/wire"
+)
+
+const (
+	// searchPath is what tasks have as PATH: all tools are the module's own, wherever they are looked for.
+	searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	// maxFiles bounds what a task makes of files, directories and links.
+	maxFiles = 1 << 18
+	// sigkill is what a worker is killed by.
+	sigkill = 9
+	// exitTrap is the exit code of a module that trapped: that of abort(3).
+	exitTrap = 128 + 6
+)
+
+// task is one call of Execute.
+type task struct {
+	*Executor
+	spec      *executor.TaskSpec
+	granted   granted
+	env       map[string]string
+	event     executor.EventFunc
+	paths     action.Files
+	signature action.Signature
+	// strained says that a success met a limit, and may have done less than it would have else: it is not stored.
+	strained bool
+}
+
+// Execute implements executor.Executor.
+func (e *Executor) Execute(ctx context.Context, spec *executor.TaskSpec) (out *executor.TaskOutput, err error) {
+	if err := spec.Validate(); err != nil {
+		return nil, err
+	}
+	if err := e.enter(); err != nil {
+		return nil, err
+	}
+	defer func() { e.leave(out) }()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(e.life, stop)()
+	if err := admit(ctx, spec); err != nil {
+		return nil, err
+	}
+	t := &task{
+		Executor: e, spec: spec, granted: grant(spec), event: executor.EventsFrom(ctx),
+		env: action.Environment(searchPath, tree.HomeDir, spec.Env),
+	}
+	out, err = t.execute(ctx)
+	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		err = executor.Errorf(executor.Canceled, "canceled before there was a result: %w", err)
+	}
+	return out, err
+}
+
+func (t *task) execute(ctx context.Context) (_ *executor.TaskOutput, err error) {
+	t.tell(executor.EventQueued)
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if t.spec.Cache == executor.CacheOff {
+		return t.run(ctx, false)
+	}
+	if t.paths, err = open(t.spec); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, closeFiles(t.paths)) }()
+	if t.signature, err = t.sign(ctx); err != nil {
+		return nil, err
+	}
+	if t.spec.Cache == executor.CacheUse {
+		out, err := action.LookUp(t.cfg.Cache, t.namespace(), t.signature)
+		switch {
+		case errors.Is(err, action.ErrRecord):
+			t.log.WithError(err).WithField("signature", t.signature.String()).Warn("the task is run again")
+		case err != nil:
+			return nil, err
+		case out != nil:
+			return out, t.place(ctx, out)
+		}
+	}
+	return t.run(ctx, true)
+}
+
+func (t *task) tell(k executor.EventKind) {
+	if t.event != nil {
+		t.event(executor.TaskEvent{Kind: k})
+	}
+}
+
+// namespace keeps the results of users apart, and from those that need a Linux sandbox.
+func (t *task) namespace() string { return "wasm-uid-" + strconv.Itoa(max(os.Geteuid(), 0)) }
+
+// open opens what a signature is made of.
+func open(spec *executor.TaskSpec) (f action.Files, err error) {
+	if spec.Workdir != "" {
+		if f.Work, err = os.Open(spec.Workdir); err != nil {
+			return f, executor.FieldErrorf("workdir", "%w; name a directory that you may read", err)
+		}
+	}
+	for _, in := range spec.Inputs {
+		// Of a FIFO the opening may never end.
+		if fi, err := os.Stat(in.Host); err == nil && !fi.IsDir() && !fi.Mode().IsRegular() {
+			return f, errors.Join(executor.FieldErrorf("inputs", "%q is not a file or directory", in.Host), closeFiles(f))
+		}
+		h, err := os.Open(in.Host)
+		if err != nil {
+			return f, errors.Join(executor.FieldErrorf("inputs", "%w; name a file or directory that you may read", err), closeFiles(f))
+		}
+		f.Inputs = append(f.Inputs, h)
+	}
+	return f, nil
+}
+
+func closeFiles(f action.Files) error {
+	var errs []error
+	if f.Work != nil {
+		errs = append(errs, f.Work.Close())
+	}
+	for _, h := range f.Inputs {
+		errs = append(errs, h.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (t *task) sign(ctx context.Context) (action.Signature, error) {
+	return action.Sign(ctx, t.cfg.Cache, t.spec, t.env, t.paths, t.root)
+}
+
+// run runs the task, and stores the result if it may be.
+func (t *task) run(ctx context.Context, store bool) (out *executor.TaskOutput, err error) {
+	if out, err = t.inWorker(ctx); err != nil {
+		return nil, err
+	}
+	t.gc.Stored(action.BlobBytes(out))
+	if store {
+		out.Signature = executor.Signature(t.signature.String())
+	}
+	if store && out.Success() && !t.strained {
+		if err := t.store(ctx, out); err != nil {
+			// The task is done, and its caller has all that it asked for.
+			t.log.WithError(err).WithField("signature", out.Signature).Warn("result is not cached")
+		}
+	}
+	return out, t.place(ctx, out)
+}
+
+// store stores a success, if what it read is still what was hashed.
+func (t *task) store(ctx context.Context, out *executor.TaskOutput) error {
+	now, err := t.sign(ctx)
+	if err != nil {
+		return err
+	}
+	if now != t.signature {
+		return errors.New("the work directory or an input changed while the task ran")
+	}
+	return action.Store(t.cfg.Cache, t.namespace(), t.signature, out)
+}
+
+func (t *task) timeout() time.Duration {
+	if t.spec.Timeout == 0 {
+		return executor.DefaultTimeout
+	}
+	return t.spec.Timeout
+}
+
+// order is the task for a worker.
+func (t *task) order(scratch string) wire.Task {
+	o := wire.Task{
+		Argv: wire.Bytes(argv(t.spec)), Stdin: t.spec.Stdin, Work: []byte(t.spec.Workdir), Outputs: wire.Bytes(t.spec.Outputs),
+		WorkReadonly: t.spec.WorkdirMode == executor.WorkdirReadonly, Scratch: []byte(scratch),
+		MemoryBytes: t.granted.memory, WorkBytes: t.granted.work, TmpBytes: t.granted.tmp, MaxFiles: maxFiles, MaxOpen: t.granted.openFiles,
+	}
+	env := maps.Clone(t.env)
+	env["PWD"] = tree.WorkDir
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		o.Env = append(o.Env, []byte(k+"="+env[k]))
+	}
+	for _, in := range t.spec.Inputs {
+		o.Inputs = append(o.Inputs, wire.Input{Host: []byte(in.Host), Target: []byte(in.Target())})
+	}
+	// The time of what is built, where whoever builds it has said so: see reproducible-builds.org.
+	if s, err := strconv.ParseInt(env["SOURCE_DATE_EPOCH"], 10, 64); err == nil && s > 0 && s < 1<<33 {
+		o.Epoch = s * int64(time.Second)
+	}
+	return o
+}
+
+// inWorker waits for a worker, has it run the task, and collects what it made.
+func (t *task) inWorker(ctx context.Context) (*executor.TaskOutput, error) {
+	var s *seat
+	select {
+	case s = <-t.seats:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { t.seats <- s }()
+	for tries := 0; ; tries++ {
+		select {
+		case <-s.ready:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if s.err != nil {
+			err := s.err
+			s.fill(t.Executor, nil, nil)
+			if bad := (*ModuleError)(nil); errors.As(err, &bad) {
+				return nil, executor.Errorf(executor.Unsupported, "%w", bad)
+			}
+			return nil, executor.Errorf(executor.Unavailable, "%w", err)
+		}
+		out, err := t.with(ctx, s)
+		if !errors.Is(err, errGone) || tries > 0 {
+			return out, err
+		}
+	}
+}
+
+// errGone says that a worker had died before it was given the task.
+var errGone = errors.New("a worker died while it had nothing to do")
+
+// with runs the task with the worker of a seat.
+func (t *task) with(ctx context.Context, s *seat) (out *executor.TaskOutput, err error) {
+	if s.worker.world {
+		if err := t.forComponent(); err != nil {
+			return nil, err
+		}
+	}
+	r := &running{task: t, worker: s.worker, stdout: stream{t: t, kind: executor.EventStdout}, stderr: stream{t: t, kind: executor.EventStderr}}
+	r.blobs = &blobs{task: t, ctx: ctx}
+	if s.scratch == "" {
+		if s.scratch, err = t.cfg.Cache.TempDir(); err != nil {
+			return nil, err
+		}
+	}
+	out, err = r.run(ctx, s.scratch)
+	err = errors.Join(err, s.sweep())
+	if r.lost {
+		err = errors.Join(err, s.worker.reap())
+		s.fill(t.Executor, nil, nil)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// running is a task in a worker.
+type running struct {
+	*task
+	worker         *worker
+	stdout, stderr stream
+	outputs        []wire.Output
+	blobs          *blobs // of a component
+	undeclared     []string
+	lost           bool // the worker is, and can run no more
+
+	mu   sync.Mutex
+	why  executor.Cause // the first reason for which we ended it
+	text string
+}
+
+// end ends the task by killing its worker.
+func (r *running) end(c executor.Cause, text string) {
+	r.mu.Lock()
+	if r.why == "" {
+		r.why, r.text = c, text
+	}
+	r.mu.Unlock()
+	r.worker.kill()
+}
+
+// ended is why we ended it; empty if we did not.
+func (r *running) ended() (executor.Cause, string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.why, r.text
+}
+
+// run runs the task to its end.
+func (r *running) run(ctx context.Context, scratch string) (*executor.TaskOutput, error) {
+	limit := r.timeout()
+	r.tell(executor.EventStarted)
+	began := time.Now()
+	over := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		timer := time.NewTimer(limit)
+		defer timer.Stop()
+		select {
+		case <-over:
+		case <-timer.C:
+			r.end(executor.CauseTimedOut, fmt.Sprintf("still running after %v", limit))
+		case <-ctx.Done():
+			r.end(executor.CauseCanceled, "the caller canceled it, or went away, or the executor stopped")
+		}
+	})
+	done, err := r.converse(scratch)
+	took := time.Since(began)
+	close(over)
+	watch.Wait()
+	why, text := r.ended()
+	signal := sigkill
+	if err != nil || why != "" {
+		// What it is that a worker died of is the worker's to tell, unless we end it.
+		itself := why == "" && !errors.Is(err, errGone) && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF))
+		r.lost = true
+		r.worker.kill()
+		err = errors.Join(err, r.worker.reap())
+		if itself {
+			why, text, signal = r.worker.died()
+		}
+	}
+	if err != nil && why == "" {
+		r.abort()
+		return nil, fmt.Errorf("worker: %w; %s", err, r.worker.stderr)
+	}
+	out := &executor.TaskOutput{Duration: took, UndeclaredWrites: r.undeclared}
+	r.applied(out)
+	if out.Stdout, out.Stderr, err = r.finish(); err != nil {
+		return nil, err
+	}
+	if why != "" {
+		s := r.worker.cmd.ProcessState
+		out.Usage.CPUUser, out.Usage.CPUSystem = max(0, s.UserTime()-r.worker.userBefore), max(0, s.SystemTime()-r.worker.systemBefore)
+		out.Cause, out.Evidence, out.Signal, out.ExitCode = why, text, signal, 128+signal
+		return out, nil
+	}
+	return out, r.judge(ctx, scratch, done, out)
+}
+
+// applied says what the task ran under.
+func (r *running) applied(out *executor.TaskOutput) {
+	out.Applied = executor.Applied{
+		Network: "none: a WebAssembly module has no network",
+		Limits: map[string]string{
+			"linear memory": strconv.FormatInt(r.granted.memory, 10), "/tmp": strconv.FormatInt(r.granted.tmp, 10),
+			"/build": strconv.FormatInt(r.granted.work, 10), "open files": strconv.Itoa(r.granted.openFiles), "files": strconv.Itoa(maxFiles),
+		},
+		Sandbox: []string{"WebAssembly module in an instance of its own", "worker process", "file system of its own"},
+	}
+}
+
+// converse sends the order and takes what comes until the end of the task, or of the worker.
+func (r *running) converse(scratch string) (*wire.Done, error) {
+	o := r.order(scratch)
+	if r.worker.world {
+		o.Spec = r.componentSpec()
+	}
+	if err := wire.WriteJSON(r.worker.in, wire.KindTask, o); err != nil {
+		return nil, errors.Join(errGone, err)
+	}
+	if k, _, err := r.worker.next(); err != nil || k != wire.KindBegun {
+		return nil, errors.Join(errGone, err)
+	}
+	for {
+		k, body, err := r.worker.next()
+		if err != nil {
+			return nil, err
+		}
+		switch k {
+		case wire.KindStdout:
+			err = r.take(&r.stdout, body)
+		case wire.KindStderr:
+			err = r.take(&r.stderr, body)
+		case wire.KindFetch:
+			err = r.reply(r.blobs.fetch(string(body)))
+		case wire.KindStore:
+			err = r.reply(r.blobs.store(body))
+		case wire.KindOutput:
+			err = r.output(body)
+		case wire.KindUndeclared:
+			if len(r.undeclared) < executor.MaxListed {
+				r.undeclared = append(r.undeclared, printable(string(body)))
+			}
+		case wire.KindDone:
+			d := &wire.Done{}
+			return d, json.Unmarshal(body, d)
+		default:
+			err = fmt.Errorf("a frame %q has no place here", k)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// printable quotes a path that is not fit for a terminal.
+func printable(s string) string {
+	if q := strconv.Quote(s); q[1:len(q)-1] != s {
+		return q
+	}
+	return s
+}
+
+// take takes a piece of a stream.
+func (r *running) take(s *stream, p []byte) error {
+	full := int64(len(p)) > r.granted.log-s.n
+	if err := s.take(p[:min(int64(len(p)), r.granted.log-s.n)]); err != nil {
+		return err
+	}
+	if full {
+		r.end(executor.CauseOutputLimit, fmt.Sprintf("standard output or error was longer than %d bytes", r.granted.log))
+	}
+	return nil
+}
+
+func (r *running) abort() {
+	r.stdout.abort()
+	r.stderr.abort()
+}
+
+func (r *running) finish() (stdout, stderr executor.Stream, err error) {
+	stdout, err = r.stdout.finish()
+	stderr, err2 := r.stderr.finish()
+	return stdout, stderr, errors.Join(err, err2)
+}
+
+// stream is standard output or error.
+type stream struct {
+	t    *task
+	kind executor.EventKind
+	head []byte
+	n    int64
+	blob *cache.Writer // the whole, once it is more than head
+}
+
+// take tells of p, and keeps it.
+func (s *stream) take(p []byte) error {
+	if len(p) == 0 {
+		return nil
+	}
+	if s.t.event != nil {
+		s.t.event(executor.TaskEvent{Kind: s.kind, Data: p})
+	}
+	s.n += int64(len(p))
+	var err error
+	if s.blob == nil && s.n > executor.InlineBytes {
+		if s.blob, err = s.t.cfg.Cache.Create(); err != nil {
+			s.blob = nil
+			return err
+		}
+		if _, err = s.blob.Write(s.head); err != nil {
+			return err
+		}
+	}
+	s.head = append(s.head, p[:min(len(p), executor.InlineBytes-len(s.head))]...)
+	if s.blob != nil {
+		_, err = s.blob.Write(p)
+	}
+	return err
+}
+
+func (s *stream) abort() {
+	if s.blob != nil {
+		s.blob.Abort()
+	}
+}
+
+func (s *stream) finish() (executor.Stream, error) {
+	out := executor.Stream{Inline: s.head}
+	if s.blob == nil {
+		return out, nil
+	}
+	d, err := s.blob.Commit()
+	out.Digest, out.Truncated = executor.Digest(d), true
+	return out, err
+}

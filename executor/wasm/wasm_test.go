@@ -1,0 +1,227 @@
+package wasm
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sandboxd/sandboxd/executor"
+)
+
+func TestExit(t *testing.T) {
+	e := openExecutor(t, Config{})
+	for _, code := range []int{0, 3, 255} {
+		if out := run(t, e, uncached(fmt.Sprintf("exit %d", code))); out.ExitCode != code || out.Cause != executor.CauseExited {
+			t.Errorf("exit %d: %+v", code, out)
+		}
+	}
+	// What has no place in the lower eight bits is no success.
+	if out := run(t, e, uncached("exit 256")); out.Success() {
+		t.Errorf("exit 256: %+v", out)
+	}
+	if out := run(t, e, uncached("panic")); out.ExitCode != 2 || !strings.Contains(string(out.Stderr.Inline), "as told") {
+		t.Errorf("panic: %+v", out)
+	}
+}
+
+func TestWhatATaskIsGiven(t *testing.T) {
+	e := openExecutor(t, Config{})
+	out := run(t, e, &executor.TaskSpec{Argv: []string{"a b", "", "args\nenv V\ncat"}, Env: map[string]string{"V": "w=x"}, Stdin: []byte("in")})
+	if got, want := string(out.Stdout.Inline), fmt.Sprintf("%q\nw=x\nin", []string{"a b", "", "args\nenv V\ncat"}); got != want {
+		t.Errorf("%q, want %q; %s", got, want, out.Stderr.Inline)
+	}
+}
+
+// TestOverlay: the caller's tree changes by declared outputs alone, and the rest is listed.
+func TestOverlay(t *testing.T) {
+	e := openExecutor(t, Config{})
+	work := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(work, "in"), []byte("input"), 0o600))
+	must(t, os.WriteFile(filepath.Join(work, "gone"), nil, 0o600))
+	spec := &executor.TaskSpec{Workdir: work, Outputs: []string{"out/d"}, Script: strings.Join([]string{
+		"read /build/in", "ls /build", "write /build/in 3", "rm /build/gone", "mkdir /build/out/d/e", "write /build/out/d/f 100000",
+		"symlink f /build/out/d/l", "mkdir /build/new", "write /build/out/other 1", "ls /build", "ls /build/out/d",
+	}, "\n")}
+	first := run(t, e, spec)
+	if got, want := string(first.Stdout.Inline), "inputgone in \nin new out \ne f l \n"; got != want || !first.Success() {
+		t.Fatalf("stdout %q, want %q; %+v %s", got, want, first, first.Stderr.Inline)
+	}
+	if want := []string{"gone (deleted)", "in", "new/", "out/other"}; !slices.Equal(first.UndeclaredWrites, want) || first.UndeclaredTotal != 4 {
+		t.Errorf("undeclared %q, want %q", first.UndeclaredWrites, want)
+	}
+	tree := func() string {
+		var all []string
+		must(t, filepath.WalkDir(work, func(p string, d os.DirEntry, err error) error {
+			rel, _ := filepath.Rel(work, p)
+			all = append(all, fmt.Sprint(filepath.ToSlash(rel), d.Type()))
+			return err
+		}))
+		return strings.Join(all, " ")
+	}
+	if got, want := tree(), ".d--------- gone---------- in---------- outd--------- out/dd--------- out/d/ed--------- out/d/f---------- out/d/lL---------"; got != want {
+		t.Errorf("the work directory has %s, want %s", got, want)
+	}
+	if b, err := os.ReadFile(filepath.Join(work, "in")); err != nil || string(b) != "input" {
+		t.Errorf("the input is %q, %v", b, err)
+	}
+	if b, err := os.ReadFile(filepath.Join(work, "out/d/l")); err != nil || len(b) != 100000 {
+		t.Errorf("the output has %d bytes, %v", len(b), err)
+	}
+	// Again, with the outputs gone: from the cache, and in place.
+	must(t, os.RemoveAll(filepath.Join(work, "out")))
+	second := run(t, e, spec)
+	if !second.Cached || second.Signature != first.Signature || first.Signature == "" {
+		t.Errorf("not from the cache: %+v", second)
+	}
+	if _, err := os.Stat(filepath.Join(work, "out/d/f")); err != nil {
+		t.Error(err)
+	}
+	// And with them there, as the task must not see.
+	spec.Cache = executor.CacheRefresh
+	if third := run(t, e, spec); third.Cached || third.Signature != first.Signature || string(third.Stdout.Inline) != string(first.Stdout.Inline) {
+		t.Errorf("the last run's outputs were seen: %+v %s", third, third.Stdout.Inline)
+	}
+	// A failure leaves all as it was.
+	spec.Script = "write /build/out/d 1\nexit 1"
+	before := tree()
+	if out := run(t, e, spec); out.Success() || tree() != before {
+		t.Errorf("%+v; the work directory has %s", out, tree())
+	}
+}
+
+// TestStops: whatever a guest does, it ends when it must.
+func TestStops(t *testing.T) {
+	e := openExecutor(t, Config{MaxParallel: 2})
+	for _, script := range []string{"spin", "calls", "sleep 1h", "print"} {
+		t.Run(script, func(t *testing.T) {
+			spec := uncached("echo ready\n" + script)
+			spec.Timeout = 200 * time.Millisecond
+			if out := run(t, e, spec); out.Cause != executor.CauseTimedOut || !strings.HasPrefix(string(out.Stdout.Inline), "ready\n") {
+				t.Errorf("%s: %s, %.20q", script, out.Cause, out.Stdout.Inline)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			var canceled time.Time
+			ctx = executor.WithEvents(ctx, func(ev executor.TaskEvent) {
+				if ev.Kind == executor.EventStdout && canceled.IsZero() {
+					canceled = time.Now()
+					cancel()
+				}
+			})
+			out, err := e.Execute(ctx, uncached("echo ready\n"+script))
+			must(t, err)
+			if out.Cause != executor.CauseCanceled {
+				t.Errorf("%s: %+v", script, out)
+			}
+			t.Logf("%s ended %v after it was told to", script, time.Since(canceled))
+		})
+	}
+	// Its successor has nothing of it.
+	if out := run(t, e, uncached("echo fine")); string(out.Stdout.Inline) != "fine\n" {
+		t.Errorf("%+v", out)
+	}
+}
+
+func TestOutputLimit(t *testing.T) {
+	e := openExecutor(t, Config{})
+	spec := uncached("print")
+	spec.Limits.OutputBytes = 300_000
+	out := run(t, e, spec)
+	if out.Cause != executor.CauseOutputLimit || out.Stdout.Digest.Size != 300_000 {
+		t.Errorf("%s, %v", out.Cause, out.Stdout.Digest)
+	}
+}
+
+func TestMemoryLimit(t *testing.T) {
+	e := openExecutor(t, Config{})
+	spec := uncached("grow")
+	spec.Limits.MemoryBytes = 64 << 20
+	out := run(t, e, spec)
+	if out.Cause != executor.CauseOOMKilled || out.ExitCode == 0 || *out.Usage.PeakMemory > 64<<20 || *out.Usage.PeakMemory < 32<<20 {
+		t.Errorf("%+v, peak %d", out, *out.Usage.PeakMemory)
+	}
+	if out := run(t, e, uncached("echo fine")); string(out.Stdout.Inline) != "fine\n" {
+		t.Errorf("%+v", out)
+	}
+}
+
+// TestDeterministic: a task sees the same, whenever it runs.
+func TestDeterministic(t *testing.T) {
+	script := "date\nsleep 1ms\ndate\nwrite /build/b 1\nwrite /build/a 1\nls /build"
+	var seen []string
+	for range 2 {
+		e := openExecutor(t, Config{})
+		for range 2 {
+			seen = append(seen, string(run(t, e, uncached(script)).Stdout.Inline))
+		}
+	}
+	for _, s := range seen {
+		if s != "2022-01-01T00:00:00Z\n2022-01-01T00:00:00Z\na b \n" {
+			t.Errorf("a task saw %q", s)
+		}
+	}
+	e := openExecutor(t, Config{})
+	spec := uncached("date")
+	spec.Env = map[string]string{"SOURCE_DATE_EPOCH": "1000000000"}
+	if got := string(run(t, e, spec).Stdout.Inline); got != "2001-09-09T01:46:40Z\n" {
+		t.Errorf("with SOURCE_DATE_EPOCH it saw %q", got)
+	}
+	e = openExecutor(t, Config{RealClock: true})
+	before := time.Now().Truncate(time.Second)
+	at, err := time.Parse(time.RFC3339, strings.TrimSpace(string(run(t, e, uncached("date")).Stdout.Inline)))
+	if err != nil || at.Before(before) || at.After(time.Now()) {
+		t.Errorf("with the real clock it saw %v, %v", at, err)
+	}
+}
+
+func TestRefused(t *testing.T) {
+	e := openExecutor(t, Config{})
+	for field, change := range map[string]func(*executor.TaskSpec){
+		"network":             func(s *executor.TaskSpec) { s.Network = executor.NetworkFull },
+		"workdir_mode":        func(s *executor.TaskSpec) { s.Workdir, s.WorkdirMode = "/", executor.WorkdirDirect },
+		"rootfs":              func(s *executor.TaskSpec) { s.Rootfs = "/" },
+		"debug":               func(s *executor.TaskSpec) { s.Debug = true },
+		"limits.cpu_quota_us": func(s *executor.TaskSpec) { s.Limits.CPUQuotaUS = 100_000 },
+		"limits.io_weight":    func(s *executor.TaskSpec) { s.Limits.IOWeight = 50 },
+		"script":              func(s *executor.TaskSpec) { s.Script = "#!/usr/bin/env python3\n" },
+	} {
+		spec := uncached("exit 0")
+		change(spec)
+		if out, err := e.Execute(t.Context(), spec); executor.KindOf(err) != executor.Unsupported || executor.AsError(err).Field != field {
+			t.Errorf("%s: %+v, %v", field, out, err)
+		}
+	}
+	spec := uncached("exit 0")
+	spec.Network, spec.Allow = executor.NetworkControlled, []string{"a.example"}
+	if _, err := e.Execute(t.Context(), spec); executor.KindOf(err) != executor.Unsupported {
+		t.Errorf("network controlled: %v", err)
+	}
+	if os.Geteuid() >= 0 {
+		ctx := executor.WithCaller(t.Context(), executor.Caller{UID: uint32(os.Geteuid()) + 1})
+		if _, err := e.Execute(ctx, uncached("exit 0")); executor.KindOf(err) != executor.Denied {
+			t.Errorf("another user: %v", err)
+		}
+	}
+	if out := run(t, e, &executor.TaskSpec{Script: "exit 0", Network: executor.NetworkLoopback}); !out.Success() {
+		t.Errorf("network loopback: %+v", out)
+	}
+}
+
+// TestModule: what cannot run tasks says so with each.
+func TestModule(t *testing.T) {
+	for name, module := range map[string]string{
+		"no module":   "hello",
+		"no commands": "\x00asm\x01\x00\x00\x00",
+	} {
+		e := openExecutor(t, Config{Module: []byte(module)})
+		for range 2 {
+			if out, err := e.Execute(t.Context(), uncached("exit 0")); executor.KindOf(err) != executor.Unsupported {
+				t.Errorf("%s: %+v, %v", name, out, err)
+			}
+		}
+	}
+}

@@ -1,0 +1,191 @@
+package wasm
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/process"
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/wire"
+)
+
+// worker is a process that runs tasks, one at a time.
+type worker struct {
+	cmd    *exec.Cmd
+	in     io.WriteCloser
+	out    *bufio.Reader
+	stderr *tail
+	buf    []byte
+	// world says that the module is a component, and no command.
+	world bool
+
+	// cpu is what it had used when its last task was done.
+	userBefore, systemBefore time.Duration
+	wait                     func() error // for its end, once
+}
+
+// startWorker returns a worker that has loaded the module. Closing stop ends it meanwhile.
+func startWorker(cfg *Config, stop <-chan struct{}) (w *worker, err error) {
+	path, err := program()
+	if err != nil {
+		return nil, err
+	}
+	w = &worker{cmd: exec.Command(path, process.Name), stderr: &tail{}}
+	w.cmd.Env = workerEnv()
+	w.cmd.Stderr = w.stderr
+	ownGroup(w.cmd)
+	if w.in, err = w.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := w.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	w.out = bufio.NewReaderSize(out, 2*wire.MaxPiece)
+	if err := w.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start a worker: %w", err)
+	}
+	w.wait = sync.OnceValue(w.cmd.Wait)
+	ready := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-stop:
+			w.kill()
+		case <-ready:
+		}
+	})
+	err = w.load(cfg)
+	close(ready)
+	watch.Wait()
+	if err != nil {
+		w.kill()
+		return nil, errors.Join(err, w.reap())
+	}
+	return w, nil
+}
+
+// program is the one that runs.
+func program() (string, error) {
+	const self = "/proc/self/exe" // also of one that was removed, or is in memory
+	if _, err := os.Lstat(self); err == nil {
+		return self, nil
+	}
+	return os.Executable()
+}
+
+// workerEnv is a worker's environment: what a system needs to run programs at all.
+func workerEnv() []string {
+	env := []string{}
+	for _, kv := range os.Environ() {
+		switch k, _, _ := strings.Cut(kv, "="); strings.ToUpper(k) {
+		case "SYSTEMROOT", "GORACE", "GODEBUG", "GOTRACEBACK":
+			env = append(env, kv)
+		}
+	}
+	return env
+}
+
+// load has it load the module, and waits for that.
+func (w *worker) load(cfg *Config) error {
+	// What it says about a wrong module comes before it has read all.
+	sent := make(chan error, 1)
+	go func() {
+		err := wire.WriteJSON(w.in, wire.KindLoad, wire.Load{CodeDir: []byte(cfg.CodeDir), RealClock: cfg.RealClock})
+		sent <- errors.Join(err, wire.Write(w.in, wire.KindModule, cfg.Module))
+	}()
+	k, body, err := w.next()
+	switch {
+	case err != nil:
+		w.kill()
+		<-sent
+		return fmt.Errorf("a worker did not begin: %w; %s", err, w.stderr)
+	case k == wire.KindFailed:
+		return &ModuleError{strings.ToValidUTF8(string(body), "?")}
+	case k != wire.KindReady || len(body) != 1:
+		return fmt.Errorf("a worker began with %q", k)
+	}
+	w.world = body[0] == 1
+	return <-sent
+}
+
+// ModuleError says why the module cannot run tasks.
+type ModuleError struct{ Text string }
+
+// Error implements error.
+func (e *ModuleError) Error() string { return e.Text }
+
+// next is the next frame. The body is good until the next call.
+func (w *worker) next() (wire.Kind, []byte, error) {
+	k, body, err := wire.Read(w.out, wire.MaxFrame, w.buf)
+	if cap(body) <= 4*wire.MaxPiece {
+		w.buf = body[:cap(body)]
+	}
+	return k, body, err
+}
+
+// kill ends it at once, whatever it does.
+func (w *worker) kill() { _ = w.cmd.Process.Kill() } // it fails for one that has ended
+
+// close has it end.
+func (w *worker) close() error {
+	err := w.in.Close()
+	return errors.Join(err, w.reap())
+}
+
+// reap waits for the end of one that was killed or closed.
+func (w *worker) reap() error {
+	var exit *exec.ExitError
+	if err := w.wait(); !errors.As(err, &exit) && !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// died says, of one that was reaped, why it did where the reason is the task's: for its memory, or by a signal.
+func (w *worker) died() (why executor.Cause, text string, signal int) {
+	s := w.cmd.ProcessState
+	said := w.stderr.String()
+	switch {
+	case s == nil:
+	case strings.Contains(said, "out of memory") || strings.Contains(said, "cannot allocate memory"):
+		return executor.CauseOOMKilled, "the worker could get no more memory: " + s.String(), sigkill
+	case signalOf(s) != 0:
+		return executor.CauseSignaled, "wait status of the worker: " + s.String(), signalOf(s)
+	}
+	return "", "", 0
+}
+
+// tail keeps the end of what a worker says that is no frame: why it crashed.
+type tail struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+const maxTail = 4 << 10
+
+// Write implements io.Writer.
+func (t *tail) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, b[max(0, len(b)-maxTail):]...)
+	t.b = t.b[max(0, len(t.b)-maxTail):]
+	return len(b), nil
+}
+
+// String is what there is.
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.b) == 0 {
+		return "it said nothing"
+	}
+	return "it said " + strings.ToValidUTF8(string(t.b), "?")
+}

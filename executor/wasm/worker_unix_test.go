@@ -1,0 +1,88 @@
+//go:build unix
+
+package wasm
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/sandboxd/sandboxd/executor"
+)
+
+// pidOf is the process of an Executor's only worker.
+func pidOf(e *Executor) int {
+	s := <-e.seats
+	defer func() { e.seats <- s }()
+	<-s.ready
+	return s.worker.cmd.Process.Pid
+}
+
+// TestWorkerDies: one that dies with nothing to do is replaced without a word, and one that dies of its task
+// tells of that.
+func TestWorkerDies(t *testing.T) {
+	e := openExecutor(t, Config{})
+	pid := pidOf(e)
+	must(t, syscall.Kill(pid, syscall.SIGKILL))
+	awaitDeath(t, pid)
+	if out := run(t, e, uncached("echo fine")); string(out.Stdout.Inline) != "fine\n" {
+		t.Errorf("%+v", out)
+	}
+	pid = pidOf(e)
+	ctx := executor.WithEvents(t.Context(), func(ev executor.TaskEvent) {
+		if ev.Kind == executor.EventStdout {
+			must(t, syscall.Kill(pid, syscall.SIGKILL))
+		}
+	})
+	out, err := e.Execute(ctx, uncached("echo ready\nspin"))
+	must(t, err)
+	if out.Cause != executor.CauseSignaled || out.Signal != 9 || out.ExitCode != 137 || string(out.Stdout.Inline) != "ready\n" {
+		t.Errorf("%+v", out)
+	}
+	if out := run(t, e, uncached("echo fine")); string(out.Stdout.Inline) != "fine\n" {
+		t.Errorf("%+v", out)
+	}
+}
+
+// TestOrphans: a worker ends with its executor's process, however that ended and whatever the guest does.
+func TestOrphans(t *testing.T) {
+	if os.Getenv("SANDBOXD_TEST_ORPHAN") == "1" {
+		e := openExecutor(t, Config{})
+		pid := pidOf(e)
+		ctx := executor.WithEvents(t.Context(), func(ev executor.TaskEvent) {
+			if ev.Kind == executor.EventStdout {
+				fmt.Println("worker", pid)
+			}
+		})
+		_, _ = e.Execute(ctx, uncached("echo ready\nspin"))
+		return
+	}
+	self, err := os.Executable()
+	must(t, err)
+	cmd := exec.Command(self, "-test.run=^TestOrphans$")
+	cmd.Env = append(os.Environ(), "SANDBOXD_TEST_ORPHAN=1", "TMPDIR="+t.TempDir())
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	var pid int
+	_, err = fmt.Fscanf(out, "worker %d\n", &pid)
+	must(t, err)
+	must(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+	awaitDeath(t, pid)
+}
+
+// awaitDeath waits until a process is gone, or a zombie.
+func awaitDeath(t *testing.T, pid int) {
+	t.Helper()
+	for {
+		out, err := exec.Command("ps", "-o", "stat=", "-p", strconv.Itoa(pid)).Output()
+		if err != nil || strings.HasPrefix(strings.TrimSpace(string(out)), "Z") {
+			return
+		}
+	}
+}

@@ -1,0 +1,289 @@
+package sandbox
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sandboxd/sandboxd/limits"
+	"github.com/sandboxd/sandboxd/netpolicy"
+	"github.com/sandboxd/sandboxd/sandbox/internal/first"
+)
+
+// box is a sandbox without a task: namespaces, a control group without limits, a range of ids, and a root
+// without work directory, inputs and script. It becomes one Sandbox, or is closed.
+type box struct {
+	host  *Host
+	id    string
+	group *limits.Group
+	ids   *idRange
+	sock  *os.File
+	pidfd *os.File
+	pid   int
+	lost  chan struct{} // closed when the first process was reaped
+	reach string        // what was found of the network; empty where that is yet to come
+	undo  []func() error
+}
+
+// ownPids is how many processes a sandbox has that are not its command's: the first one.
+const ownPids = 1
+
+// later adds what unmakes the last thing made.
+func (b *box) later(f func() error) { b.undo = append(b.undo, f) }
+
+func (b *box) undoAll() error {
+	var errs []error
+	for _, f := range slices.Backward(b.undo) {
+		errs = append(errs, f())
+	}
+	b.undo = nil
+	return errors.Join(errs...)
+}
+
+// dir is the sandbox's directory.
+func (b *box) dir() string { return filepath.Join(b.host.cfg.Dir, "layers", b.id) }
+
+// prepare makes a box for a root that x is the template of.
+func (h *Host) prepare(x *template, network netpolicy.Policy) (*box, error) {
+	b := &box{host: h, id: "s-" + strings.ToLower(rand.Text()), lost: make(chan struct{})}
+	if err := b.make(x, network); err != nil {
+		return nil, errors.Join(b.explain(err), b.undoAll())
+	}
+	return b, nil
+}
+
+func (b *box) make(x *template, network netpolicy.Policy) (err error) {
+	h := b.host
+	if b.ids, err = h.ranges.take(); err != nil {
+		return err
+	}
+	b.later(func() error { return h.ranges.give(b.ids) })
+	if err := b.makeDir(); err != nil {
+		return err
+	}
+	if b.group, err = h.cfg.Limits.Create(b.id, limits.Limits{}); err != nil {
+		return err
+	}
+	b.later(b.group.Close)
+	defer h.cfg.Limits.Expect()()
+	root, err := b.ids.root()
+	if err != nil {
+		return err
+	}
+	tree, err := x.clone(root)
+	if err != nil {
+		return err
+	}
+	dev, err := makeDevices(root)
+	if err != nil {
+		return errors.Join(err, tree.Close())
+	}
+	p := h.preparation(tree, dev)
+	defer p.close()
+	sock, inside, err := first.SocketPair()
+	if err != nil {
+		return err
+	}
+	b.sock = sock
+	b.later(sock.Close)
+	err = b.clone(inside, network.Own())
+	inside.Close() // so that its end is seen
+	if err != nil {
+		return err
+	}
+	// It has no program yet, and so has done nothing.
+	if err := b.group.Add(b.pid); err != nil {
+		return err
+	}
+	in, err := b.group.Holds(b.pid)
+	if err != nil {
+		return err
+	}
+	if !in {
+		return fmt.Errorf("the first process is not in its control group %s", b.group.Path())
+	}
+	if err := p.send(b.sock); err != nil {
+		return err
+	}
+	if network != netpolicy.Controlled {
+		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", b.pid))
+		if err != nil {
+			return fmt.Errorf("the first process's network: %w", err)
+		}
+		defer ns.Close()
+		if b.reach, err = setUp(network, ns); err != nil {
+			return err
+		}
+	}
+	_, files, err := b.reply(p, first.Ready)
+	first.CloseAll(files)
+	return err
+}
+
+// setUp readies a network namespace, and returns what was found in it.
+func setUp(network netpolicy.Policy, ns *os.File) (found string, err error) {
+	if !network.Own() {
+		return network.Setup()
+	}
+	err = onThread(func() error {
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("the first process's network: %w", err)
+		}
+		found, err = network.Setup()
+		return err
+	})
+	return found, err
+}
+
+// layerMode is the mode of a layer's directories, unless a work directory has another.
+const layerMode = 0o755
+
+// makeDir makes the sandbox's directory, which a later Host on the same directory removes, and in it those of the
+// work layer.
+func (b *box) makeDir() error {
+	if err := os.Mkdir(b.dir(), 0o755); err != nil {
+		return fmt.Errorf("work layer: %w", err)
+	}
+	b.later(func() error { return removeBelow(filepath.Dir(b.dir()), b.id) })
+	for _, d := range []string{"", "/upper", "/work"} {
+		p := b.dir() + d
+		if d != "" {
+			if err := os.Mkdir(p, layerMode); err != nil {
+				return fmt.Errorf("work layer: %w", err)
+			}
+		}
+		// Whatever the umask: the sandbox's first process, who is nobody here, passes through.
+		if err := os.Chmod(p, layerMode); err != nil {
+			return fmt.Errorf("work layer: %w", err)
+		}
+	}
+	return nil
+}
+
+// clone makes the first process.
+func (b *box) clone(inside *os.File, network bool) (err error) {
+	line := fmt.Sprintf("0 %d %d\n", b.ids.base, rangeSize)
+	if b.pidfd, err = b.host.zygote.clone(b.host, inside, first.Request{Network: network, UIDs: line, GIDs: line}); err != nil {
+		return err
+	}
+	if err := unix.SetNonblock(int(b.pidfd.Fd()), true); err != nil {
+		return errors.Join(err, b.pidfd.Close())
+	}
+	fd, err := unix.FcntlInt(b.pidfd.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	b.pidfd.Close()
+	if err != nil {
+		return err
+	}
+	b.pidfd = os.NewFile(uintptr(fd), "first process") // one that can be waited for without a thread
+	b.later(b.pidfd.Close)
+	go awaitEnd(b.pidfd, b.lost)
+	b.later(b.await)
+	b.later(b.Kill)
+	b.pid, err = pidOf(b.pidfd)
+	return err
+}
+
+// awaitEnd closes lost when a process has ended, and with it its pid namespace.
+func awaitEnd(pidfd *os.File, lost chan struct{}) {
+	defer close(lost)
+	conn, err := pidfd.SyscallConn()
+	if err != nil {
+		return
+	}
+	// Its error would be that of a closed file, which waits for us.
+	_ = conn.Read(func(fd uintptr) bool {
+		ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(ready, 0)
+		return n == 1 || err != nil && err != unix.EINTR
+	})
+}
+
+// pidOf is a process's id in our pid namespace.
+func pidOf(pidfd *os.File) (int, error) {
+	var b []byte
+	var err error
+	withFD(pidfd, func(fd int) { b, err = os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd)) })
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "Pid:"); ok {
+			if pid, err := strconv.Atoi(strings.TrimSpace(v)); err == nil && pid > 0 {
+				return pid, nil
+			}
+		}
+	}
+	return 0, errors.New("the first process ended early")
+}
+
+// withFD calls f with the descriptor of a file that stays fit for waiting without a thread, as Fd would not have it.
+func withFD(f *os.File, do func(fd int)) {
+	if conn, err := f.SyscallConn(); err == nil {
+		_ = conn.Control(func(fd uintptr) { do(int(fd)) })
+	}
+}
+
+// await waits for the end of the first process.
+func (b *box) await() error {
+	<-b.lost
+	return nil
+}
+
+// signalKill kills the first process, and with it its pid namespace.
+func (b *box) signalKill() (err error) {
+	withFD(b.pidfd, func(fd int) { err = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) })
+	if err == unix.ESRCH {
+		return nil
+	}
+	return err
+}
+
+// Kill kills every process in the sandbox: the first, and with it its pid
+// namespace, and whatever is in the control group.
+func (b *box) Kill() error {
+	select {
+	case <-b.lost:
+		return nil // its pid namespace is empty; the group's Close sees to anything else
+	default:
+	}
+	return errors.Join(b.signalKill(), b.group.Kill())
+}
+
+// run has the first process run a program, and waits for its word.
+func (b *box) run(p *program, want first.ReplyKind) (text string, files []*os.File, err error) {
+	if err := p.send(b.sock); err != nil {
+		return "", nil, err
+	}
+	return b.reply(p, want)
+}
+
+func (b *box) reply(p *program, want first.ReplyKind) (text string, files []*os.File, err error) {
+	r, body, files, err := first.Receive(b.sock)
+	if err != nil {
+		return "", nil, err
+	}
+	if r.Kind != want {
+		first.CloseAll(files)
+		if r.Kind == first.Failed {
+			return "", nil, p.failed(r)
+		}
+		return "", nil, fmt.Errorf("the first process replies %d, not %d", r.Kind, want)
+	}
+	return string(body), files, nil
+}
+
+// explain makes words of an error that comes from the first process's death.
+func (b *box) explain(err error) error {
+	if !errors.Is(err, io.EOF) && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
+		return err
+	}
+	return fmt.Errorf("its first process ended early; is the memory limit below 4 MiB? (%w)", err)
+}

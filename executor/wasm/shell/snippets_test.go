@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -25,6 +26,7 @@ import (
 	"github.com/sandboxd/sandboxd/internal/testutil"
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 	"github.com/tetratelabs/wazero/sys"
 )
@@ -56,7 +58,7 @@ var engine = sync.OnceValues(func() (*machine, error) {
 	if _, err := host.Instantiate(ctx); err != nil {
 		return nil, err
 	}
-	m.code, err = m.r.CompileModule(ctx, bin)
+	m.code, err = m.r.CompileModule(experimental.WithCompilationWorkers(ctx, runtime.GOMAXPROCS(0)), bin)
 	return m, err
 })
 

@@ -228,10 +228,6 @@ func (m *Manager) probe() error {
 	if err != nil {
 		return err
 	}
-	home, err := g.homes()
-	if err != nil {
-		return errors.Join(err, g.Close())
-	}
 	for limit, fs := range files {
 		m.can[limit] = slices.ContainsFunc(fs, func(f string) bool { return g.file(f) != "" })
 	}
@@ -241,11 +237,14 @@ func (m *Manager) probe() error {
 		m.weight = bfqMost
 	}
 	m.can["io_weight"] = cost || bfq
-	if err := g.Close(); err != nil {
-		return err
-	}
 	if m.mode != "v2" && !m.can["io_weight"] {
 		m.idle = "blkio"
+	}
+	home, err := g.homes()
+	if err = errors.Join(err, g.Close()); err != nil {
+		return err
+	}
+	if m.idle != "" {
 		err = m.removeEmpty(m.parent) // those of the others are made below, or there
 		for _, h := range m.active() {
 			err = errors.Join(err, makeDirs(h, m.parent))

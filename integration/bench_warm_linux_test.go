@@ -3,9 +3,14 @@ package integration_test
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -83,4 +88,122 @@ func BenchmarkSustained(b *testing.B) {
 			micro(percentile(each[i], 50)), micro(percentile(each[i], 99)), rate[i].Seconds()/rate[len(all)-1].Seconds()))
 	}
 	publish(b, fmt.Sprintf("/bin/true, %d clients, %d tasks", clients, tasks), "by | per second | p50 | p99 | sandboxd's rate/rate", rows...)
+}
+
+// BenchmarkMany starts a thousand sandboxes that sleep, one after the other, and prints how long each takes to start when
+// few and when many run, and what memory the daemon has then.
+func BenchmarkMany(b *testing.B) {
+	rootAndClean(b)
+	const tasks = 1000
+	d := startDaemon(b, "")
+	d.stop()
+	d.reconfigure("max_parallel = 4", fmt.Sprintf("max_parallel = %d", tasks))
+	d.start()
+	c := d.dialAs(0)
+	ctx, cancel := context.WithCancel(context.Background())
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer cancel()
+	var took []time.Duration
+	for range tasks {
+		started := make(chan error, 2)
+		with := executor.WithEvents(ctx, func(e executor.TaskEvent) {
+			if e.Kind == executor.EventStarted {
+				started <- nil
+			}
+		})
+		began := time.Now()
+		all.Go(func() {
+			out, err := c.Execute(with, &executor.TaskSpec{Argv: []string{"sleep", "10000"}, Cache: executor.CacheOff})
+			if err == nil && out.Cause != executor.CauseCanceled {
+				err = fmt.Errorf("%+v", out)
+			}
+			started <- err
+		})
+		if err := <-started; err != nil {
+			b.Fatalf("of %d: %v", len(took), err)
+		}
+		took = append(took, time.Since(began))
+	}
+	var rows []string
+	var few time.Duration
+	for _, n := range []int{10, 300, 600, 900} {
+		p50 := percentile(slices.Sorted(slices.Values(took[n:n+90])), 50)
+		if n == 10 {
+			few = p50
+		}
+		rows = append(rows, fmt.Sprintf("%d | %v | %.2f", n, micro(p50), p50.Seconds()/few.Seconds()))
+	}
+	publish(b, "Sandboxes that run at once", "running | p50 of the next 90 starts | of that at 10", rows...)
+	resident := field(b, fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid), "VmRSS:") >> 10
+	publish(b, "Memory of the daemon", "sandboxes that run | resident, MiB | at most, MiB", fmt.Sprintf("%d | %d | %d", tasks, resident, residentPeak(b, d.cmd.Process.Pid)))
+}
+
+// BenchmarkWarmMemory prints the memory of prepared sandboxes: the part of the processes' pages that is theirs, what
+// the kernel charges to their groups is besides, and what the daemon has more for them.
+func BenchmarkWarmMemory(b *testing.B) {
+	rootAndClean(b)
+	const warm = 32
+	d := startDaemon(b, fmt.Sprintf("warm = %d", warm))
+	must(b, doNothing(d.dialAs(0))())
+	var firsts []int
+	for end := time.Now().Add(time.Minute); len(firsts) < warm; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			b.Fatalf("%d of %d sandboxes are prepared", len(firsts), warm)
+		}
+		firsts = nil
+		for _, zygote := range children(b, d.cmd.Process.Pid) {
+			firsts = append(firsts, children(b, zygote)...)
+		}
+	}
+	var pss, private, charged int64
+	for _, pid := range firsts {
+		file := fmt.Sprintf("/proc/%d/smaps_rollup", pid)
+		pss += field(b, file, "Pss:")
+		private += field(b, file, "Private_Dirty:") + field(b, file, "Private_Clean:")
+		charged += chargedTo(b, pid)
+	}
+	n := int64(len(firsts))
+	publish(b, fmt.Sprintf("Memory of a prepared sandbox, of %d", warm), "PSS, KiB | of that private | charged to its group, KiB",
+		fmt.Sprintf("%d | %d | %d", pss/n, private/n, charged/n>>10))
+	b.ReportMetric(float64(pss/n), "PSS-KiB")
+}
+
+// children are the processes that one has made.
+func children(b *testing.B, pid int) (all []int) {
+	b.Helper()
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	must(b, err)
+	for _, l := range lists {
+		text, err := os.ReadFile(l)
+		must(b, err)
+		for _, f := range strings.Fields(string(text)) {
+			n, err := strconv.Atoi(f)
+			must(b, err)
+			all = append(all, n)
+		}
+	}
+	return all
+}
+
+// chargedTo is the memory of a process's control group, in bytes.
+func chargedTo(b *testing.B, pid int) (n int64) {
+	b.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	must(b, err)
+	for line := range strings.Lines(string(text)) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		file := ""
+		switch f[1] {
+		case "":
+			file = "/sys/fs/cgroup" + f[2] + "/memory.current"
+		case "memory":
+			file = "/sys/fs/cgroup/memory" + f[2] + "/memory.usage_in_bytes"
+		}
+		if text, err := os.ReadFile(file); err == nil {
+			n, err = strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+			must(b, err)
+		}
+	}
+	return n
 }

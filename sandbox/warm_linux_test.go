@@ -363,10 +363,10 @@ func TestZygoteDies(t *testing.T) {
 	}
 	must(t, running.Close())
 	f.gone(running.box)
-	f.check(task)
 	for _, b := range boxes {
 		must(t, b.await())
 	}
+	f.check(task) // with neither
 	f.await("what waited is unmade", func() bool { _, err := os.Stat(boxes[0].dir()); return err != nil })
 }
 

@@ -519,7 +519,7 @@ func TestTagIsWrittenOnce(t *testing.T) {
 
 func TestPutFile(t *testing.T) {
 	c, dir := openTest(t, Config{MaxBytes: 4 * wholeBytes})
-	for _, size := range []int{0, 1, 5000, wholeBytes, wholeBytes + 1, 3*wholeBytes - 7} {
+	for _, size := range []int{0, 1, 5000, wholeBytes / 8, wholeBytes/8 + 1, wholeBytes, wholeBytes + 1, 3*wholeBytes - 7} {
 		b := bytes.Repeat([]byte("0123456789"), size/10+1)[:size]
 		clear(b[size/3 : size/2]) // a hole, in the large ones
 		for range 2 {

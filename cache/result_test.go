@@ -203,6 +203,24 @@ func FuzzDigest(f *testing.F) {
 	})
 }
 
+// TestResultOfManyBlobs: they are synced in another way than few, and found in the same.
+func TestResultOfManyBlobs(t *testing.T) {
+	c, dir := openTest(t, Config{})
+	var ds []Digest
+	for i := range manySyncs + 10 {
+		ds = append(ds, put(t, c, fmt.Sprint(i)))
+	}
+	putResult(t, c, "u0", action, "record", ds...)
+	for _, c := range []*Cache{c, reopen(t, dir, Config{})} {
+		if record, blobs, err := c.Result("u0", action); err != nil || string(record) != "record" || !slices.Equal(blobs, ds) {
+			t.Errorf("%q, %d blobs, %v", record, len(blobs), err)
+		}
+	}
+	if n := len(c.synced); n != len(ds) {
+		t.Errorf("%d of %d blobs are known to be synced", n, len(ds))
+	}
+}
+
 // BenchmarkResult is a lookup that hits, which looks for each blob; and one that misses.
 func BenchmarkResult(b *testing.B) {
 	for _, blobs := range []int{0, 3, 100, 1000, 10_000} {

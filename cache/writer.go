@@ -215,21 +215,32 @@ func (c *Cache) Expect(ctx context.Context, d Digest, r io.Reader) error {
 }
 
 // wholeBytes is up to which size a file is in memory as a whole while it is put. Larger ones are read by as much.
-const wholeBytes = 1 << 20
+const wholeBytes = 256 << 10
 
-var buffers = sync.Pool{New: func() any { return new([wholeBytes]byte) }}
+// buffers are for files as a whole, smallBuffers for most of them: as many may be put at once as there are tasks that end.
+var (
+	buffers      = sync.Pool{New: func() any { return new(make([]byte, wholeBytes)) }}
+	smallBuffers = sync.Pool{New: func() any { return new(make([]byte, wholeBytes/8)) }}
+)
 
 // PutFile is Put of the first size bytes of f, whose offset it neither uses nor changes; fewer are an
-// io.ErrUnexpectedEOF. A file of up to a megabyte that is here already is not written.
+// io.ErrUnexpectedEOF. A file of up to 256 KiB that is here already is not written.
 func (c *Cache) PutFile(ctx context.Context, f io.ReaderAt, size int64) (Digest, error) {
-	buffer := buffers.Get().(*[wholeBytes]byte)
-	defer buffers.Put(buffer)
+	if size > c.MaxBytes() {
+		return Digest{}, fmt.Errorf("%w (%d bytes)", ErrTooLarge, c.MaxBytes())
+	}
+	pool := &buffers
+	if size <= wholeBytes/8 {
+		pool = &smallBuffers
+	}
+	buffer := pool.Get().(*[]byte)
+	defer pool.Put(buffer)
 	var w *Writer
 	for at := int64(0); ; {
 		if err := ctx.Err(); err != nil {
 			return Digest{}, fmt.Errorf("put a file: %w", err)
 		}
-		p := buffer[:min(size-at, wholeBytes)]
+		p := (*buffer)[:min(size-at, wholeBytes)]
 		if n, err := f.ReadAt(p, at); n < len(p) {
 			if err == io.EOF {
 				err = io.ErrUnexpectedEOF

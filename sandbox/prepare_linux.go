@@ -81,7 +81,8 @@ func (h *Host) preparation(tree, dev *os.File) *program {
 	p.call("setresuid", unix.SYS_SETRESUID, 0, 0, 0)
 	// The change of user may have made it readable again: prctl(2).
 	p.call("prctl(PR_SET_DUMPABLE)", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
-	// Else all sandboxes had the zygote's.
+	// Else all sandboxes had the zygote's, of both.
+	p.call("setsid", unix.SYS_SETSID)
 	p.call("a session keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0)
 	p.ignore(unix.ENOSYS)
 	p.call("umask", unix.SYS_UMASK, 0)

@@ -185,7 +185,7 @@ func TestTemplateIsOutOfReach(t *testing.T) {
 	x, err := f.host.templates.make(f.root, nil)
 	must(t, err)
 	defer func() { must(t, x.close()) }()
-	b, err := f.host.prepare(x, netpolicy.Isolated, limits.Limits{})
+	b, err := f.host.prepare(x, netpolicy.Isolated)
 	must(t, err)
 	defer func() { must(t, b.undoAll()) }()
 	p := newProgram()

@@ -181,13 +181,31 @@ func TestConfigExecutors(t *testing.T) {
 
 // TestBackendsThatAreNotThere are refused by name.
 func TestBackendsThatAreNotThere(t *testing.T) {
-	for _, e := range []pool.ExecutorConfig{{Name: "a", Backend: pool.Wasm}, {Name: "a", Backend: pool.Remote, Endpoint: "grpc://x"}} {
-		c := defaultConfig()
-		c.Executors = []pool.ExecutorConfig{e}
-		_, err := openHost(t.Context(), c, logrus.New())
-		if executor.KindOf(err) != executor.Unsupported || !strings.Contains(err.Error(), "executor a") || !strings.Contains(err.Error(), string(e.Backend)+"; use local") {
+	c := defaultConfig()
+	c.Executors = []pool.ExecutorConfig{{Name: "a", Backend: pool.Remote, Endpoint: "grpc://x"}}
+	_, err := openHost(t.Context(), c, logrus.New())
+	if executor.KindOf(err) != executor.Unsupported || !strings.Contains(err.Error(), "executor a") || !strings.Contains(err.Error(), "remote; use local") {
+		t.Error(err)
+	}
+}
+
+// TestPoolOfWasm: the configuration may have tasks run in WebAssembly alone.
+func TestPoolOfWasm(t *testing.T) {
+	c := defaultConfig()
+	c.CacheDir = filepath.Join(t.TempDir(), "cache")
+	c.Executors = []pool.ExecutorConfig{{Name: "a", Backend: pool.Wasm, MaxParallel: 1}}
+	h, err := openHost(t.Context(), c, logrus.New())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := h.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
+	}()
+	out, err := h.Execute(t.Context(), &executor.TaskSpec{Script: "echo hello"})
+	if err != nil || string(out.Stdout.Inline) != "hello\n" || !out.Success() {
+		t.Errorf("%+v, %v", out, err)
 	}
 }
 

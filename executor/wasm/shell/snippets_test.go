@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -25,6 +26,7 @@ import (
 	"github.com/sandboxd/sandboxd/internal/testutil"
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 	"github.com/tetratelabs/wazero/sys"
 )
@@ -56,7 +58,7 @@ var engine = sync.OnceValues(func() (*machine, error) {
 	if _, err := host.Instantiate(ctx); err != nil {
 		return nil, err
 	}
-	m.code, err = m.r.CompileModule(ctx, bin)
+	m.code, err = m.r.CompileModule(experimental.WithCompilationWorkers(ctx, runtime.GOMAXPROCS(0)), bin)
 	return m, err
 })
 
@@ -136,6 +138,24 @@ func inWasm(t testing.TB, root string, args []string) outcome {
 		inst.Close(ctx)
 	}
 	return outcome{status, stdout.String(), stderr.String(), tree(t, root)}
+}
+
+// TestArgumentsOfWASI: a host that describes no task gives arguments and environment as
+// to any command.
+func TestArgumentsOfWASI(t *testing.T) {
+	m, err := engine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.WithValue(t.Context(), worldKey{}, &world{root: newRoot(t)})
+	var stdout bytes.Buffer
+	config := wazero.NewModuleConfig().WithName("").WithArgs("/usr/bin/sh", "-c", `echo "$0 $1 $X $(pwd)"; exit 9`, "name", "arg").WithEnv("X", "y").WithEnv("PWD", "/tmp").
+		WithStdout(&stdout).WithFSConfig(wazero.NewFSConfig().WithDirMount(ctx.Value(worldKey{}).(*world).root, "/"))
+	_, err = m.r.InstantiateModule(ctx, m.code, config)
+	exit, ok := errors.AsType[*sys.ExitError](err)
+	if !ok || exit.ExitCode() != 9 || stdout.String() != "name arg y /tmp\n" {
+		t.Errorf("%v, %q", err, &stdout)
+	}
 }
 
 // lockedBuffer is written by all that a script runs at once.
@@ -292,7 +312,7 @@ func TestSnippets(t *testing.T) {
 			}
 		})
 	}
-	if len(names) < 60 {
+	if len(names) < 150 {
 		t.Errorf("there are %d snippets; 150 is what was promised", len(names))
 	}
 }
@@ -339,6 +359,30 @@ func TestJobs(t *testing.T) {
 			compare(t, "bash", bash, wasm)
 			if len(bash.stdout) < 100 {
 				t.Errorf("bash wrote only %q, and %q", bash.stdout, bash.stderr)
+			}
+		})
+	}
+}
+
+// BenchmarkShell compares the module with the same interpreter built for this machine: a
+// small task with the start of its instance, and loops that only compute.
+func BenchmarkShell(b *testing.B) {
+	for _, s := range []snippet{
+		{name: "echo", script: "echo hi"},
+		{name: "additions", script: "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"},
+		{name: "files", script: "for i in $(seq 100); do echo $i >f$i; done; cat f* | sort -n | sha256sum; rm f*"},
+	} {
+		args := []string{"sh", "-c", s.script}
+		root := newRoot(b)
+		b.Run(s.name+"/native", func(b *testing.B) {
+			for b.Loop() {
+				natively(b, root, args)
+			}
+		})
+		inWasm(b, root, args)
+		b.Run(s.name+"/wasm", func(b *testing.B) {
+			for b.Loop() {
+				inWasm(b, root, args)
 			}
 		})
 	}

@@ -10,6 +10,7 @@ import (
 	"context"
 	"os"
 	"path"
+	"runtime/debug"
 
 	"github.com/sandboxd/sandboxd/executor/wasm/shell/guest/box"
 	"github.com/sandboxd/sandboxd/executor/wasm/shell/guest/sh"
@@ -17,6 +18,8 @@ import (
 )
 
 func main() {
+	// A script that recurses without an end has no use for the stacks of this program.
+	debug.SetTraceback("none")
 	args, env := task()
 	s := &sh.Shell{Tools: box.Tools(), Proc: tool.NewProcess()}
 	c := &tool.Call{Args: args, Dir: "/", Env: env, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}

@@ -21,7 +21,8 @@ type copier struct {
 	mode, times, // what of a file's metadata is kept
 	link, symlink, // instead of a copy
 	parents, noTarget bool
-	follow byte // which symbolic links are followed: all, those given, none: L, H, P
+	links  map[[2]uint64]string // where files of several names were copied to; nil if each becomes one of its own
+	follow byte                 // which symbolic links are followed: all, those given, none: L, H, P
 	status int
 }
 
@@ -47,6 +48,7 @@ func cp(_ context.Context, c *tool.Call) int {
 			k.follow = x.Name[0]
 		case "d", "a":
 			k.follow = 'P'
+			k.keepLinks(true)
 		case "preserve", "no-preserve":
 			if x.Value == "" {
 				x.Value = "mode,ownership,timestamps"
@@ -60,7 +62,10 @@ func cp(_ context.Context, c *tool.Call) int {
 					k.times = on
 				case "all":
 					k.mode, k.times = on, on
-				case "links", "ownership", "xattr", "context":
+					k.keepLinks(on)
+				case "links":
+					k.keepLinks(on)
+				case "ownership", "xattr", "context":
 					// There is one owner, and nothing else of these.
 				default:
 					return c.Usage(1, "invalid argument '%s' for '--%s'", what, x.Name)
@@ -70,6 +75,34 @@ func cp(_ context.Context, c *tool.Call) int {
 	}
 	target, hasTarget := f.Get("t")
 	return k.into(names, target, hasTarget, k.copy)
+}
+
+func (k *copier) keepLinks(on bool) {
+	k.links = nil
+	if on {
+		k.links = map[[2]uint64]string{}
+	}
+}
+
+// linked makes dst a link to the copy of another name of the same file, if there is one.
+func (k *copier) linked(dst string, from fs.FileInfo, exists bool) bool {
+	id := identity(from)
+	if k.links == nil || id.links < 2 {
+		return false
+	}
+	key := [2]uint64{id.dev, id.ino}
+	first, again := k.links[key]
+	if !again {
+		k.links[key] = dst
+		return false
+	}
+	if exists {
+		os.Remove(k.c.Path(dst))
+	}
+	if err := os.Link(k.c.Path(first), k.c.Path(dst)); err != nil {
+		k.failf("cannot create hard link '%s' to '%s': %s", dst, first, tool.Text(err))
+	}
+	return true
 }
 
 // into calls do for each source with its destination, as cp, mv, ln and install have it.
@@ -187,6 +220,7 @@ func (k *copier) copyFile(src, dst string, given bool) {
 		k.makeLink(src, dst, exists)
 	case from.Mode()&fs.ModeSymlink != 0:
 		k.copyLink(src, dst, exists)
+	case k.linked(dst, from, exists):
 	default:
 		k.copyData(src, dst, from, exists)
 	}
@@ -357,7 +391,15 @@ func mv(_ context.Context, c *tool.Call) int {
 			k.failf("cannot move '%s' to a subdirectory of itself, '%s'", src, dst)
 			return
 		}
-		if err := os.Rename(strings.TrimRight(c.Path(src), "/"), c.Path(dst)); err != nil {
+		err = os.Rename(strings.TrimRight(c.Path(src), "/"), c.Path(dst))
+		if errors.Is(err, syscall.EXDEV) || errors.Is(err, syscall.ENOSYS) {
+			// To another file system, of which a host in WebAssembly says that it cannot.
+			if !k.moveByCopy(src, dst, from) {
+				return
+			}
+			err = nil
+		}
+		if err != nil {
 			k.failf("cannot move '%s' to '%s': %s", src, dst, tool.Text(err))
 			return
 		}
@@ -365,6 +407,18 @@ func mv(_ context.Context, c *tool.Call) int {
 			fmt.Fprintf(c.Out, "renamed '%s' -> '%s'\n", src, dst)
 		}
 	})
+}
+
+// moveByCopy copies a tree as cp -a does, and then removes it.
+func (k *copier) moveByCopy(src, dst string, from fs.FileInfo) bool {
+	copies := copier{c: k.c, recursive: true, mode: true, times: true, follow: 'P'}
+	copies.keepLinks(true)
+	copies.copy(src, dst)
+	if copies.status != 0 || !remove(k.c, strings.TrimRight(src, "/"), from, tool.Flags{{Name: "r"}}) {
+		k.status = 1
+		return false
+	}
+	return true
 }
 
 func ln(_ context.Context, c *tool.Call) int {

@@ -18,7 +18,7 @@ type differ struct {
 	c                              *tool.Call
 	unified                        int // lines of context; -1 is the old form
 	brief, recursive, absent, same bool
-	fold, blanks, allBlanks        bool
+	fold, blanks, allBlanks, text  bool
 	labels                         []string
 	options                        string // as they are shown between two files of a folder
 	exclude                        []string
@@ -34,7 +34,7 @@ func diff(_ context.Context, c *tool.Call) int {
 	if f.Has("c", "y", "e", "T", "B", "strip-trailing-cr") {
 		return c.Usage(2, "only the normal and the unified form (-u) are available in the wasm shell, and neither -B, -T nor --strip-trailing-cr")
 	}
-	d := &differ{c: c, unified: -1, brief: f.Has("q"), recursive: f.Has("r"), absent: f.Has("N"), same: f.Has("s"), fold: f.Has("i"), blanks: f.Has("b"), allBlanks: f.Has("w")}
+	d := &differ{c: c, unified: -1, brief: f.Has("q"), recursive: f.Has("r"), absent: f.Has("N"), same: f.Has("s"), fold: f.Has("i"), text: f.Has("a"), blanks: f.Has("b"), allBlanks: f.Has("w")}
 	for _, x := range f {
 		switch x.Name {
 		case "u", "U":
@@ -229,14 +229,11 @@ func (d *differ) files(a, b, header string) {
 		return
 	}
 	equal := slices.Equal(la, lb)
-	binary := !equal && (hasNUL(la) || hasNUL(lb))
+	binary := !equal && !d.text && (hasNUL(la) || hasNUL(lb))
 	var edits []edit
 	if !equal && !binary {
 		ka, kb := d.keys(la), d.keys(lb)
-		if edits, err = difference(ka, kb); err != nil {
-			d.trouble(a, err)
-			return
-		}
+		edits = difference(ka, kb)
 		equal = len(edits) == 0
 	}
 	if equal {

@@ -22,6 +22,10 @@ func env(ctx context.Context, c *tool.Call) int {
 		vars = nil
 	}
 	if s, given := f.Get("S"); given {
+		if strings.ContainsAny(s, "\\\"'$#") {
+			c.Errorf("quotes and escapes in -S are not available in the wasm shell")
+			return 125
+		}
 		args = append(strings.Fields(s), args...)
 	}
 	for _, x := range f {

@@ -1,6 +1,8 @@
 package box
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -24,7 +26,7 @@ type grepper struct {
 	include, exclude, excludeDir                                            []string
 	recursive                                                               bool
 	found, failed                                                           bool
-	offset                                                                  bool
+	offset, text                                                            bool
 }
 
 func egrep(ctx context.Context, c *tool.Call) int { return grepAs(ctx, c, "-E") }
@@ -47,7 +49,7 @@ func grep(_ context.Context, c *tool.Call) int {
 		return c.Usage(2, "the option -P is not available in the wasm shell: there are no Perl regular expressions")
 	}
 	g := &grepper{c: c, invert: f.Has("v"), count: f.Has("c"), quiet: f.Has("q"), number: f.Has("n"), only: f.Has("o"), list: f.Has("l"), listNot: f.Has("L"),
-		noErrors: f.Has("s"), nul: f.Has("Z"), most: -1, recursive: f.Has("r", "R"), offset: f.Has("b")}
+		noErrors: f.Has("s"), nul: f.Has("Z"), most: -1, recursive: f.Has("r", "R"), text: f.Has("a"), offset: f.Has("b")}
 	for _, x := range f {
 		switch x.Name {
 		case "m", "A", "B", "C":
@@ -283,7 +285,9 @@ func (g *grepper) file(name string, nl byte) {
 	if name == "-" {
 		shown = "(standard input)"
 	}
-	n, err := g.search(r, shown, nl)
+	in := bufio.NewReaderSize(r, 32<<10)
+	head, _ := in.Peek(32 << 10)
+	n, err := g.search(in, shown, nl, !g.text && nl != 0 && bytes.IndexByte(head, 0) >= 0)
 	if err != nil {
 		g.fail(name, err)
 		return
@@ -308,7 +312,7 @@ func (g *grepper) file(name string, nl byte) {
 	}
 }
 
-func (g *grepper) search(r io.Reader, shown string, nl byte) (n int, err error) {
+func (g *grepper) search(r io.Reader, shown string, nl byte, binary bool) (n int, err error) {
 	if g.most == 0 {
 		return 0, nil
 	}
@@ -333,6 +337,11 @@ func (g *grepper) search(r io.Reader, shown string, nl byte) (n int, err error) 
 		}
 		n++
 		if g.quiet || g.list || g.listNot {
+			return false
+		}
+		if binary && !silent {
+			g.c.Out.Flush()
+			g.c.Errorf("%s: binary file matches", shown)
 			return false
 		}
 		if !silent {

@@ -15,8 +15,8 @@ func install(_ context.Context, c *tool.Call) int {
 	if !ok {
 		return status
 	}
-	if f.Has("s") {
-		return c.Usage(1, "the option -s is not available in the wasm shell: there is nothing to strip")
+	if f.Has("s", "C") {
+		return c.Usage(1, "the options -s and -C are not available in the wasm shell")
 	}
 	for _, l := range []string{"o", "g"} {
 		if who, given := f.Get(l); given && who != "root" && who != "0" {

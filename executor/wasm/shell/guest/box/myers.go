@@ -1,18 +1,17 @@
 package box
 
-import "errors"
+import "slices"
 
 // edit says that the lines a0 to a1 of one file become b0 to b1 of the other.
 type edit struct{ a0, a1, b0, b1 int }
 
-// maxDifference bounds what comparing two files may take: it grows with the square.
-const maxDifference = 20000
-
-var errDifferent = errors.New("the files differ too much to be compared line by line")
+// maxSteps bounds what comparing two files may take, which grows with the square of how
+// much they differ. Beyond it, all from the first to the last difference is one change.
+const maxSteps = 1 << 22
 
 // difference finds the shortest list of edits, by the algorithm of Myers. Equal lines at
 // either end are set aside first.
-func difference(a, b []string) ([]edit, error) {
+func difference(a, b []string) []edit {
 	start := 0
 	for start < len(a) && start < len(b) && a[start] == b[start] {
 		start++
@@ -23,11 +22,7 @@ func difference(a, b []string) ([]edit, error) {
 		endB--
 	}
 	changedA, changedB := make([]bool, len(a)), make([]bool, len(b))
-	if err := trace(a[start:endA], b[start:endB], changedA[start:], changedB[start:]); err != nil {
-		return nil, err
-	}
-	slide(a, changedA, changedB)
-	slide(b, changedB, changedA)
+	trace(a[start:endA], b[start:endB], changedA[start:endA], changedB[start:endB])
 	var edits []edit
 	i, j := 0, 0
 	for i < len(a) || j < len(b) {
@@ -46,19 +41,25 @@ func difference(a, b []string) ([]edit, error) {
 		e.a1, e.b1 = i, j
 		edits = append(edits, e)
 	}
-	return edits, nil
+	return settle(a, b, edits)
 }
 
 // trace marks the lines of a that go and those of b that come.
-func trace(a, b []string, gone, come []bool) error {
+func trace(a, b []string, gone, come []bool) {
 	n, m := len(a), len(b)
 	most := n + m
 	v := make([]int, 2*most+2)
 	var steps [][]int
 	total := 0
 	for d := 0; d <= most; d++ {
-		if total += d; d > maxDifference || total > 1<<25 {
-			return errDifferent
+		if total += d; total > maxSteps {
+			for i := range gone {
+				gone[i] = true
+			}
+			for i := range come {
+				come[i] = true
+			}
+			return
 		}
 		snapshot := make([]int, 2*d+1)
 		for k := -d; k <= d; k += 2 {
@@ -76,12 +77,11 @@ func trace(a, b []string, gone, come []bool) error {
 			if x >= n && x-k >= m {
 				steps = append(steps, snapshot)
 				walkBack(steps, n, m, gone, come)
-				return nil
+				return
 			}
 		}
 		steps = append(steps, snapshot)
 	}
-	return nil
 }
 
 func walkBack(steps [][]int, x, y int, gone, come []bool) {
@@ -107,74 +107,44 @@ func walkBack(steps [][]int, x, y int, gone, come []bool) {
 	}
 }
 
-// slide moves each run of changed lines as far down as equal lines let it, which joins runs and
-// puts a change behind what it repeats, as GNU's diff shows it; or up to a change of the other file.
-func slide(lines []string, changed, other []bool) {
-	i, j := 0, 0
-	for {
-		for i < len(lines) && !changed[i] {
-			for j < len(other) && other[j] {
-				j++
-			}
-			i++
-			j++
+// settle moves each edit that only adds or only removes as far down as equal lines let
+// it, so that it stands behind what it repeats, and joins edits that come to touch.
+func settle(a, b []string, edits []edit) []edit {
+	for i := len(edits) - 1; i >= 0; i-- {
+		e := &edits[i]
+		endA, endB := len(a), len(b)
+		if i+1 < len(edits) {
+			endA, endB = edits[i+1].a0, edits[i+1].b0
 		}
-		if i >= len(lines) {
-			return
+		for e.a1 < endA && e.b1 < endB && (e.b0 == e.b1 && a[e.a0] == a[e.a1] || e.a0 == e.a1 && b[e.b0] == b[e.b1]) {
+			e.move(1)
 		}
-		start := i
-		for i < len(lines) && changed[i] {
-			i++
-		}
-		for j < len(other) && other[j] {
-			j++
-		}
-		for {
-			length := i - start
-			// Up, to join a run that ends above.
-			for start > 0 && lines[start-1] == lines[i-1] && !changed[start-1] {
-				start--
-				i--
-				changed[start], changed[i] = true, false
-				for start > 0 && changed[start-1] {
-					start--
-				}
-				j--
-				for j > 0 && other[j-1] {
-					j--
-				}
-			}
-			corresponding := len(lines)
-			if j > 0 && other[j-1] {
-				corresponding = i
-			}
-			// Down.
-			for i < len(lines) && lines[start] == lines[i] {
-				changed[start], changed[i] = false, true
-				start++
-				i++
-				for i < len(lines) && changed[i] {
-					i++
-				}
-				j++
-				for j < len(other) && other[j] {
-					j++
-					corresponding = i
-				}
-			}
-			if length == i-start {
-				// Back up to where the other file changed too.
-				for corresponding < i {
-					start--
-					i--
-					changed[start], changed[i] = true, false
-					j--
-					for j > 0 && other[j-1] {
-						j--
-					}
-				}
-				break
-			}
+		if i+1 < len(edits) && e.a1 == endA && e.b1 == endB {
+			edits = join(edits, i)
 		}
 	}
+	for i := len(edits) - 1; i > 0; i-- {
+		up, above := edits[i], edits[i-1]
+		for up.a0 > above.a1 && up.b0 > above.b1 && (up.b0 == up.b1 && a[up.a0-1] == a[up.a1-1] || up.a0 == up.a1 && b[up.b0-1] == b[up.b1-1]) {
+			up.move(-1)
+		}
+		if up.a0 == above.a1 && up.b0 == above.b1 {
+			edits[i] = up
+			edits = join(edits, i-1)
+		}
+	}
+	return edits
+}
+
+func (e *edit) move(n int) {
+	e.a0 += n
+	e.a1 += n
+	e.b0 += n
+	e.b1 += n
+}
+
+// join makes one edit of two that touch.
+func join(edits []edit, i int) []edit {
+	edits[i].a1, edits[i].b1 = edits[i+1].a1, edits[i+1].b1
+	return slices.Delete(edits, i+1, i+2)
 }

@@ -68,11 +68,11 @@ func tarTool(_ context.Context, c *tool.Call) int {
 	}
 	for _, x := range f {
 		switch x.Name {
-		case "r", "u", "W", "I", "J", "zstd", "transform", "xform", "mode", "exclude-vcs", "wildcards", "b":
+		case "r", "u", "W", "I", "J", "zstd", "transform", "xform", "mode", "exclude-vcs", "wildcards", "b", "hard-dereference":
 			return c.Usage(2, "the option for '%s' is not available in the wasm shell", x.Name)
 		}
 	}
-	t := &tarrer{c: c, f: f, dir: c.Dir, links: map[[2]uint64]string{}, verbose: f.Has("v"), keepOld: f.Has("k"), toStdout: f.Has("O"), keepMode: f.Has("p"), absolute: f.Has("P")}
+	t := &tarrer{c: c, f: f, dir: c.Dir, links: map[[2]uint64]string{}, verbose: f.Has("v"), keepOld: f.Has("k"), toStdout: f.Has("O"), keepMode: !f.Has("no-same-permissions"), absolute: f.Has("P")}
 	if err := t.options(); err != nil {
 		return t.fatal(err)
 	}

@@ -65,6 +65,7 @@ const (
 // Error is a fault of a pattern, in the words of the C library.
 type Error string
 
+// Error returns the words.
 func (e Error) Error() string { return string(e) }
 
 const (

@@ -20,7 +20,7 @@ import (
 )
 
 // Run is the tool sed.
-func Run(_ context.Context, c *tool.Call) int {
+func Run(ctx context.Context, c *tool.Call) int {
 	f, args, status, ok := c.Parse(tool.Options{Short: "ne:f:Ersi::l:zu", Long: "quiet=n silent=n expression:=e file:=f regexp-extended=E " +
 		"in-place::=i separate=s line-length:=l null-data=z unbuffered=u posix"})
 	if !ok {
@@ -56,7 +56,7 @@ func Run(_ context.Context, c *tool.Call) int {
 	if err != nil {
 		return c.Fail("%v", err)
 	}
-	s := &stream{c: c, cmds: cmds, quiet: f.Has("n") || strings.HasPrefix(src, "#n\n") || src == "#n", nl: '\n',
+	s := &stream{ctx: ctx, c: c, cmds: cmds, quiet: f.Has("n") || strings.HasPrefix(src, "#n\n") || src == "#n", nl: '\n',
 		separate: f.Has("s", "i"), inPlace: f.Has("i"), unbuffered: f.Has("u"), files: map[string]*output{}, readers: map[string]*bufio.Reader{}, wrap: 70}
 	s.suffix, _ = f.Get("i")
 	if f.Has("z") {
@@ -82,6 +82,7 @@ type output struct {
 }
 
 type stream struct {
+	ctx                                  context.Context
 	c                                    *tool.Call
 	cmds                                 []*command
 	quiet, separate, inPlace, unbuffered bool
@@ -463,8 +464,15 @@ func (s *stream) script() (again, deleted bool, err error) {
 		switch c.name {
 		case '{':
 		case 'b':
+			// A loop of jumps reads nothing that would fail.
+			if err := s.ctx.Err(); err != nil {
+				return false, false, err
+			}
 			i = c.target - 1
 		case 't':
+			if err := s.ctx.Err(); err != nil {
+				return false, false, err
+			}
 			if s.replaced {
 				s.replaced = false
 				i = c.target - 1
@@ -478,6 +486,9 @@ func (s *stream) script() (again, deleted bool, err error) {
 			return false, true, nil
 		case 'D':
 			_, rest, more := strings.Cut(s.space, "\n")
+			if err := s.ctx.Err(); err != nil {
+				return false, false, err
+			}
 			if !more {
 				return false, true, nil
 			}

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/sandboxd/sandboxd/executor/wasm/shell/guest/tool"
@@ -54,6 +56,10 @@ func (r *runner) intercept(ctx context.Context, args []string) ([]string, error)
 			return fail(ctx, 1, "trap: EXIT within a subshell is not supported in the wasm shell"), nil
 		}
 		return args, nil
+	case "return":
+		if len(args) == 1 {
+			return []string{"return", strconv.Itoa(interp.HandlerCtx(ctx).LastExitStatus)}, nil
+		}
 	case "set":
 		return set(args), nil
 	case "cd":
@@ -207,6 +213,8 @@ func (r *runner) command(ctx context.Context, args []string) ([]string, error) {
 	switch rest[0] {
 	case "command", "builtin":
 		return r.command(ctx, rest)
+	case substitution:
+		return ownCall([]string{"printf", "%s", r.substitutionFile(ctx)}), nil
 	}
 	if own[ownPrefix+rest[0]] != nil || mended[rest[0]] {
 		was := r.hide(rest[0])
@@ -214,6 +222,25 @@ func (r *runner) command(ctx context.Context, args []string) ([]string, error) {
 		return r.intercept(ctx, rest)
 	}
 	return append(args[:1:1], rest...), nil
+}
+
+// substitutionFile makes a temporary file, which is removed with the others when the
+// script ends.
+func (r *runner) substitutionFile(ctx context.Context) string {
+	dir := "/tmp"
+	if d := interp.HandlerCtx(ctx).Env.Get("TMPDIR").String(); path.IsAbs(d) {
+		dir = d
+	}
+	f, err := os.CreateTemp(dir, "sh-")
+	if err != nil {
+		fmt.Fprintf(interp.HandlerCtx(ctx).Stderr, "sh: cannot make a temporary file: %s\n", tool.Text(err))
+		return ""
+	}
+	f.Close()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.temporary = append(r.temporary, f.Name())
+	return f.Name()
 }
 
 // mended are builtins of the interpreter whose arguments intercept changes.

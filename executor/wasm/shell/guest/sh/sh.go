@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 
@@ -217,6 +218,10 @@ func (s *Shell) run(ctx context.Context, c *tool.Call, script io.Reader, name st
 		c.Errorf("%s: %s", name, tool.Text(err))
 		return 126
 	}
+	if !slices.ContainsFunc(c.Env, func(v string) bool { return strings.HasPrefix(v, "HOME=") }) {
+		// The interpreter would ask the system.
+		c.Env = append(slices.Clone(c.Env), "HOME=")
+	}
 	r := &runner{shell: s, ctx: ctx, call: c, funcs: map[string]bool{}}
 	run, err := interp.New(
 		interp.Env(expand.ListEnviron(c.Env...)),
@@ -226,10 +231,11 @@ func (s *Shell) run(ctx context.Context, c *tool.Call, script io.Reader, name st
 		interp.ExecHandlers(func(interp.ExecHandlerFunc) interp.ExecHandlerFunc { return r.exec }),
 		interp.OpenHandler(r.open),
 		interp.StatHandler(func(_ context.Context, p string, follow bool) (fs.FileInfo, error) {
-			if follow {
-				return tool.Stat(p)
+			fi, err := stat(p, follow)
+			if err != nil {
+				return nil, err
 			}
-			return tool.Lstat(p)
+			return tool.Bare(fi), nil // which -ef compares
 		}),
 		interp.AccessHandler(access),
 	)
@@ -241,7 +247,20 @@ func (s *Shell) run(ctx context.Context, c *tool.Call, script io.Reader, name st
 		c.Errorf("%v", err)
 		return 2
 	}
-	return r.script(ctx, run, src, name)
+	status := r.script(ctx, run, src, name)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, f := range r.temporary {
+		os.Remove(f)
+	}
+	return status
+}
+
+func stat(name string, follow bool) (fs.FileInfo, error) {
+	if follow {
+		return tool.Stat(name)
+	}
+	return tool.Lstat(name)
 }
 
 // runner is one interpreter at work.
@@ -250,8 +269,9 @@ type runner struct {
 	ctx   context.Context
 	call  *tool.Call
 
-	mu    sync.Mutex
-	funcs map[string]bool // the names that the script declares as functions anywhere
+	mu        sync.Mutex
+	funcs     map[string]bool // the names that the script declares as functions anywhere
+	temporary []string        // files that are removed in the end
 }
 
 // script parses all of it before anything runs, other than shells do: a syntax error

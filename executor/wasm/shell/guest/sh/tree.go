@@ -2,11 +2,15 @@ package sh
 
 import (
 	"io"
+	"slices"
 	"strings"
 
 	"mvdan.cc/sh/v3/interp"
 	"mvdan.cc/sh/v3/syntax"
 )
+
+// substitution is the builtin that makes the file of a process substitution.
+const substitution = "_wasm_substitution"
 
 // trapInSubshell is what trap is called where the interpreter would forget it.
 const trapInSubshell = ownPrefix + "trap"
@@ -18,11 +22,15 @@ const trapInSubshell = ownPrefix + "trap"
 //   - Where the status of a command is looked at, errexit is off in its subshells too.
 //   - The elements of arrays can be appended to, and those of associative ones counted.
 //   - `declare -A m` sets m, so that nounset does not take its elements for unset.
+//   - What is negated does not end the shell, whatever it is.
+//   - `<(…)` is a file that holds what the command wrote. It is run to its end before.
+//   - What the interpreter would take for something else is an error: see refuse.
 //   - A subshell does not forget its trap silently: see [trapInSubshell].
 func (r *runner) adapt(file *syntax.File) {
 	r.functions(file)
 	maps := associative(file)
 	ignored := ignoringErrexit(file)
+	negated := map[*syntax.Stmt]bool{}
 	looped := map[*syntax.DeclClause]bool{}
 	syntax.Walk(file, func(n syntax.Node) bool {
 		switch n := n.(type) {
@@ -52,6 +60,13 @@ func (r *runner) adapt(file *syntax.File) {
 			if n.Background {
 				forgetsTraps(n)
 			}
+			if n.Negated && !negated[n] {
+				negated[negate(n)] = true
+			}
+		case *syntax.Redirect:
+			if n.Op == syntax.RdrClob {
+				n.Op = syntax.RdrOut // noclobber cannot be set
+			}
 		case *syntax.WhileClause, *syntax.ForClause:
 			syntax.Walk(n, func(in syntax.Node) bool {
 				if d, ok := in.(*syntax.DeclClause); ok {
@@ -67,9 +82,9 @@ func (r *runner) adapt(file *syntax.File) {
 		case *syntax.CallExpr:
 			n.Assigns = assigns(n.Assigns, maps)
 		case *syntax.Word:
-			countElements(n.Parts, maps)
+			parts(n.Parts, maps)
 		case *syntax.DblQuoted:
-			countElements(n.Parts, maps)
+			parts(n.Parts, maps)
 		}
 		return true
 	})
@@ -191,24 +206,81 @@ func assigns(list []*syntax.Assign, maps map[string]bool) []*syntax.Assign {
 	return out
 }
 
-// countElements replaces ${#MAP[@]}, which the interpreter takes for 1, by a command
-// that counts.
-func countElements(parts []syntax.WordPart, maps map[string]bool) {
+// template parses what is written in Go as text rather than as a tree.
+func template(src string) *syntax.Stmt {
+	file, err := syntax.NewParser().Parse(strings.NewReader(src), "")
+	if err != nil || len(file.Stmts) != 1 {
+		panic("not one statement: " + src) // it is a constant, but for names
+	}
+	return file.Stmts[0]
+}
+
+func templateWord(src string) *syntax.Word {
+	return template("echo " + src).Cmd.(*syntax.CallExpr).Args[1]
+}
+
+// negate makes `! if X; then :; else ! :; fi` of `! X`: a condition fails without an end. It returns
+// the other negated statement of that.
+func negate(s *syntax.Stmt) *syntax.Stmt {
+	inner := &syntax.Stmt{Position: s.Position, Cmd: s.Cmd, Redirs: s.Redirs}
+	clause := template("if :; then :; else ! :; fi").Cmd.(*syntax.IfClause)
+	clause.Cond = []*syntax.Stmt{inner}
+	s.Cmd, s.Redirs = clause, nil
+	return clause.Else.Then[0]
+}
+
+// parts mends parts of a word.
+func parts(parts []syntax.WordPart, maps map[string]bool) {
 	for i, p := range parts {
-		e, ok := p.(*syntax.ParamExp)
-		if !ok || !e.Length || e.Param == nil || !maps[e.Param.Value] {
-			continue
-		}
-		index, ok := e.Index.(*syntax.Word)
-		if !ok || index.Lit() != "@" && index.Lit() != "*" {
-			continue
-		}
-		for w, err := range syntax.NewParser().WordsSeq(strings.NewReader(`$(set -- "${` + e.Param.Value + `[@]}"; echo $#)`)) {
-			if err == nil {
-				parts[i] = w.Parts[0]
+		switch p := p.(type) {
+		case *syntax.ProcSubst:
+			parts[i] = processSubstitution(p)
+		case *syntax.ParamExp:
+			if p.Param == nil {
+				break
+			}
+			if why := refuse(p); why != "" {
+				parts[i] = templateWord("${_wasm_shell:?" + why + " is not supported in the wasm shell}").Parts[0]
+			} else if index, ok := p.Index.(*syntax.Word); p.Length && ok && maps[p.Param.Value] && (index.Lit() == "@" || index.Lit() == "*") {
+				// The interpreter takes it for 1.
+				parts[i] = templateWord(`$(set -- "${` + p.Param.Value + `[@]}"; echo $#)`).Parts[0]
 			}
 		}
 	}
+}
+
+// refuse says what of a parameter expansion the interpreter would silently take for
+// something else.
+func refuse(p *syntax.ParamExp) string {
+	if p.Param.Value == "PIPESTATUS" {
+		return "PIPESTATUS"
+	}
+	if p.Exp != nil && p.Exp.Word != nil && slices.ContainsFunc(p.Exp.Word.Parts, func(w syntax.WordPart) bool { _, ok := w.(*syntax.ExtGlob); return ok }) {
+		return "an extended glob in an expansion"
+	}
+	if p.Repl == nil || p.Repl.Orig == nil || len(p.Repl.Orig.Parts) == 0 {
+		return ""
+	}
+	if first, ok := p.Repl.Orig.Parts[0].(*syntax.Lit); ok && (strings.HasPrefix(first.Value, "#") || strings.HasPrefix(first.Value, "%")) {
+		return "replacing at the beginning or the end"
+	}
+	return ""
+}
+
+// processSubstitution writes <(STMTS) with a temporary file.
+func processSubstitution(p *syntax.ProcSubst) syntax.WordPart {
+	if p.Op != syntax.CmdIn {
+		return templateWord("${_wasm_shell:?a process substitution for writing is not supported in the wasm shell}").Parts[0]
+	}
+	quoted := templateWord(`"$(_=$(builtin ` + substitution + `) && { :; } >"$_"; echo "$_")"`)
+	syntax.Walk(quoted, func(n syntax.Node) bool {
+		if b, ok := n.(*syntax.Block); ok {
+			b.Stmts = p.Stmts
+			return false
+		}
+		return true
+	})
+	return quoted.Parts[0]
 }
 
 // learn notes the functions that a piece of script declares, if it can be parsed.

@@ -240,3 +240,7 @@ func FromBits(b uint32) fs.FileMode {
 
 // Sys is fi.Sys of what [Stat] and [Lstat] return.
 func Sys(fi fs.FileInfo) any { return bare(fi).Sys() }
+
+// Bare is what the system said of a file, in which os.SameFile knows its own, but with
+// the wrong mode in the guest.
+func Bare(fi fs.FileInfo) fs.FileInfo { return bare(fi) }

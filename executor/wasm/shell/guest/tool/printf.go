@@ -280,7 +280,7 @@ func pad(spec, s string, precision int) string {
 
 func (p *printer) integer() int64 {
 	a, given := p.next()
-	if !given {
+	if !given || a == "" {
 		return 0
 	}
 	if len(a) > 1 && (a[0] == '\'' || a[0] == '"') {

@@ -114,7 +114,7 @@ func (t *TaskSpec) checkCommand() error {
 	return nil
 }
 
-// absolute checks a path of the executor's machine or of the sandbox.
+// absolute checks a path as the sandbox has them.
 func absolute(field, p string) error {
 	switch {
 	case len(p) > MaxPathBytes:
@@ -131,12 +131,12 @@ func absolute(field, p string) error {
 
 func (t *TaskSpec) checkPaths() error {
 	if t.Workdir != "" {
-		if err := absolute("workdir", t.Workdir); err != nil {
+		if err := hostPath("workdir", t.Workdir); err != nil {
 			return err
 		}
 	}
 	if t.Rootfs != "" {
-		if err := absolute("rootfs", t.Rootfs); err != nil {
+		if err := hostPath("rootfs", t.Rootfs); err != nil {
 			return err
 		}
 	}
@@ -207,7 +207,7 @@ func (t *TaskSpec) checkInputs() error {
 	}
 	seen := make(map[string]bool, len(t.Inputs))
 	for _, in := range t.Inputs {
-		if err := absolute("inputs", in.Host); err != nil {
+		if err := hostPath("inputs", in.Host); err != nil {
 			return err
 		}
 		to := in.Target()

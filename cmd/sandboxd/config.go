@@ -204,6 +204,17 @@ func decodeConfig(b []byte, c *config) error {
 	return nil
 }
 
+// validateCaches is what of validate run --backend wasm needs: it has no socket, and other systems have other paths.
+func (c *config) validateCaches() error {
+	if c.Wasm.CodeDir != "" && !filepath.IsAbs(c.Wasm.CodeDir) {
+		return fmt.Errorf("wasm.code_dir: %q is not an absolute path; begin it with /", c.Wasm.CodeDir)
+	}
+	if c.CacheMaxBytes < 1<<20 {
+		return fmt.Errorf("cache_max_bytes: %d is too small; use at least 1MiB", c.CacheMaxBytes)
+	}
+	return nil
+}
+
 // validate names the key, the value and the fix. It looks up the names in the access rules.
 func (c *config) validate() error {
 	for _, p := range []struct{ key, v string }{
@@ -216,14 +227,11 @@ func (c *config) validate() error {
 	if len(c.Socket) > maxSocketPath {
 		return fmt.Errorf("socket: %q is %d bytes long; the kernel takes few, use at most %d", c.Socket, len(c.Socket), maxSocketPath)
 	}
-	if c.Wasm.CodeDir != "" && !filepath.IsAbs(c.Wasm.CodeDir) {
-		return fmt.Errorf("wasm.code_dir: %q is not an absolute path; begin it with /", c.Wasm.CodeDir)
-	}
 	if c.StateDir == c.CacheDir {
 		return fmt.Errorf("cache_dir: %q is the state_dir as well; use two directories", c.CacheDir)
 	}
-	if c.CacheMaxBytes < 1<<20 {
-		return fmt.Errorf("cache_max_bytes: %d is too small; use at least 1MiB", c.CacheMaxBytes)
+	if err := c.validateCaches(); err != nil {
+		return err
 	}
 	if c.MaxParallel < 1 || c.MaxParallel > 4096 {
 		return fmt.Errorf("max_parallel: %d is out of range; use 1 to 4096", c.MaxParallel)

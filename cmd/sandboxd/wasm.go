@@ -91,7 +91,7 @@ func (e *env) openRunWasm(ctx context.Context, how runFlags) (backend, error) {
 			return nil, err
 		}
 	}
-	if err := c.validate(); err != nil {
+	if err := c.validateCaches(); err != nil {
 		return nil, err
 	}
 	c.MaxParallel, c.Wasm.RealClock = 1, c.Wasm.RealClock || how.realClock

@@ -12,14 +12,13 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
-	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
 	"github.com/sandboxd/sandboxd/executor/internal/action"
+	"github.com/sandboxd/sandboxd/executor/internal/life"
 	"github.com/sandboxd/sandboxd/limits"
 	"github.com/sandboxd/sandboxd/netpolicy"
 	"github.com/sandboxd/sandboxd/rootfs"
@@ -39,18 +38,12 @@ type Executor struct {
 	access   atomic.Pointer[Access]
 	slots    chan struct{}  // one for each sandbox, where nobody gives turns
 	unmaking sync.WaitGroup // sandboxes of answered tasks
-	born     time.Time
 	flight   flight
 	gc       *action.Collector
+	life     *life.Life
 
-	mu     sync.Mutex
-	status executor.Status
-	closed bool
-	idle   chan struct{} // closed when closed and no task is left
-	cancel context.CancelFunc
-	life   context.Context // ends when running tasks must
-	once   sync.Once
-	end    error
+	mu  sync.Mutex
+	end error
 }
 
 var _ executor.Executor = (*Executor)(nil)
@@ -68,11 +61,10 @@ func New(cfg Config) (*Executor, error) {
 		l.SetOutput(io.Discard)
 		cfg.Logger = l
 	}
-	e := &Executor{cfg: cfg, log: cfg.Logger, born: time.Now(), idle: make(chan struct{})}
+	e := &Executor{cfg: cfg, log: cfg.Logger, life: life.New()}
 	e.slots = make(chan struct{}, cfg.MaxParallel)
 	e.Reconfigure(cfg.Access)
 	e.flight.running = map[string]*flown{}
-	e.life, e.cancel = context.WithCancel(context.Background())
 	left, err := e.open()
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("local executor: %w", full(err, "state directory", cfg.StateDir)), e.unmake())
@@ -81,7 +73,6 @@ func New(cfg Config) (*Executor, error) {
 	left.TemporaryFiles = cfg.Cache.Left()
 	left.tell(e.log)
 	e.gc = action.NewCollector(cfg.Cache, cfg.Logger)
-	e.status.Healthy = true
 	return e, nil
 }
 
@@ -224,58 +215,16 @@ func (e *Executor) Reconfigure(a Access) { e.access.Store(&a) }
 
 // Close implements executor.Executor.
 func (e *Executor) Close(ctx context.Context) error {
-	e.mu.Lock()
-	e.closed, e.status.Healthy = true, false
-	if e.status.Active == 0 {
-		e.once.Do(func() { close(e.idle) })
-	}
-	e.mu.Unlock()
-	select {
-	case <-e.idle:
-	case <-ctx.Done():
-		e.cancel()
-		<-e.idle
-	}
+	e.life.Close(ctx)
 	e.unmaking.Wait()
 	e.gc.Close(ctx)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.cancel()
 	if e.lock != nil {
 		e.end = e.unmake()
 		e.lock, e.journal, e.roots, e.host, e.network, e.limits = nil, nil, nil, nil, nil, nil
 	}
 	return e.end
-}
-
-// enter counts a task in.
-func (e *Executor) enter() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
-		return executor.Errorf(executor.Unavailable, "the executor is closed; try another")
-	}
-	e.status.Active++
-	return nil
-}
-
-// leave counts it out.
-func (e *Executor) leave(out *executor.TaskOutput) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.status.Active--
-	e.status.Executed++
-	if out != nil && out.Success() {
-		e.status.Successful++
-	} else {
-		e.status.Failed++
-	}
-	if out != nil && out.Cached {
-		e.status.CacheHits++
-	}
-	if e.closed && e.status.Active == 0 {
-		e.once.Do(func() { close(e.idle) })
-	}
 }
 
 // Healthy returns an error if no task can be started. It takes what the start of one
@@ -307,11 +256,7 @@ func obtain(l sync.Locker) {
 
 // Status implements executor.Executor.
 func (e *Executor) Status(context.Context) (executor.Status, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	s := e.status
-	s.Uptime = time.Since(e.born)
-	return s, nil
+	return e.life.Status(), nil
 }
 
 // Capabilities implements executor.Executor.
@@ -341,14 +286,7 @@ func (e *Executor) Capabilities(context.Context) (executor.Capabilities, error) 
 // OpenBlob returns a blob's content, verified, whoever asks: package rpc sees to it that
 // a client asks for no more than its own. The error of one that is not there is an fs.ErrNotExist.
 func (e *Executor) OpenBlob(_ context.Context, d executor.Digest) (io.ReadCloser, error) {
-	b, err := e.cfg.Cache.Open(cache.Digest(d))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, executor.Errorf(executor.Invalid, "blob %s is not in the cache; run the task again with cache mode refresh: %w", d, err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return b, nil
+	return action.OpenBlob(e.cfg.Cache, d)
 }
 
 // roots are the default root, for each network policy.

@@ -52,13 +52,13 @@ func (e *Executor) Execute(ctx context.Context, spec *executor.TaskSpec) (out *e
 	if c, ok := executor.CallerFrom(ctx); ok {
 		t.caller = c
 	}
-	if err := e.enter(); err != nil {
+	if err := e.life.Enter(); err != nil {
 		return nil, err
 	}
-	defer func() { e.leave(out) }()
+	defer func() { e.life.Leave(out) }()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	defer context.AfterFunc(e.life, stop)()
+	defer context.AfterFunc(e.life.Context(), stop)()
 	out, err = t.execute(ctx)
 	switch {
 	case err == nil:

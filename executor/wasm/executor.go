@@ -5,17 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"runtime"
 	"sync"
-	"time"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
 	"github.com/sandboxd/sandboxd/executor/internal/action"
+	"github.com/sandboxd/sandboxd/executor/internal/life"
 )
 
 // Executor runs tasks in WebAssembly. It is an executor.Executor.
@@ -25,16 +24,12 @@ type Executor struct {
 	root  string // names what tasks run on, in their signatures
 	seats chan *seat
 	gc    *action.Collector
-	born  time.Time
 	stop  chan struct{} // closed by Close: workers that load give up
 
+	life *life.Life
+
 	mu     sync.Mutex
-	status executor.Status
 	closed bool
-	idle   chan struct{} // closed when closed and no task is left
-	life   context.Context
-	cancel context.CancelFunc
-	once   sync.Once
 	end    error
 }
 
@@ -47,15 +42,13 @@ func New(cfg Config) (*Executor, error) {
 		return nil, fmt.Errorf("wasm executor: %w", err)
 	}
 	e := &Executor{
-		cfg: cfg, log: cfg.Logger, born: time.Now(), stop: make(chan struct{}), idle: make(chan struct{}),
+		cfg: cfg, log: cfg.Logger, life: life.New(), stop: make(chan struct{}),
 		root: "wasm " + cache.DigestOf(cfg.Module).String(), seats: make(chan *seat, cfg.MaxParallel),
 	}
 	if cfg.RealClock {
 		e.root += " real-clock"
 	}
 	e.gc = action.NewCollector(cfg.Cache, cfg.Logger)
-	e.life, e.cancel = context.WithCancel(context.Background())
-	e.status.Healthy = true
 	// The first worker compiles, for all.
 	first := make(chan struct{})
 	for i := range cfg.MaxParallel {
@@ -112,25 +105,13 @@ func (s *seat) fill(e *Executor, after <-chan struct{}, done chan<- struct{}) {
 
 // Close implements executor.Executor.
 func (e *Executor) Close(ctx context.Context) error {
-	e.mu.Lock()
-	first := !e.closed
-	e.closed, e.status.Healthy = true, false
-	if e.status.Active == 0 {
-		e.once.Do(func() { close(e.idle) })
-	}
-	e.mu.Unlock()
-	select {
-	case <-e.idle:
-	case <-ctx.Done():
-		e.cancel()
-		<-e.idle
-	}
+	e.life.Close(ctx)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.cancel()
-	if !first {
+	if e.closed {
 		return e.end
 	}
+	e.closed = true
 	close(e.stop)
 	e.gc.Close(ctx)
 	var errs []error
@@ -145,43 +126,9 @@ func (e *Executor) Close(ctx context.Context) error {
 	return e.end
 }
 
-// enter counts a task in.
-func (e *Executor) enter() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
-		return executor.Errorf(executor.Unavailable, "the executor is closed; try another")
-	}
-	e.status.Active++
-	return nil
-}
-
-// leave counts it out.
-func (e *Executor) leave(out *executor.TaskOutput) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.status.Active--
-	e.status.Executed++
-	if out != nil && out.Success() {
-		e.status.Successful++
-	} else {
-		e.status.Failed++
-	}
-	if out != nil && out.Cached {
-		e.status.CacheHits++
-	}
-	if e.closed && e.status.Active == 0 {
-		e.once.Do(func() { close(e.idle) })
-	}
-}
-
 // Status implements executor.Executor.
 func (e *Executor) Status(context.Context) (executor.Status, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	s := e.status
-	s.Uptime = time.Since(e.born)
-	return s, nil
+	return e.life.Status(), nil
 }
 
 // Capabilities implements executor.Executor.
@@ -202,9 +149,7 @@ func (e *Executor) Capabilities(context.Context) (executor.Capabilities, error) 
 
 // Healthy returns an error if no task can be started.
 func (e *Executor) Healthy() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
+	if !e.life.Status().Healthy {
 		return executor.Errorf(executor.Unavailable, "the executor is closed")
 	}
 	return nil
@@ -212,12 +157,5 @@ func (e *Executor) Healthy() error {
 
 // OpenBlob returns a blob's content, verified. The error of one that is not there is an fs.ErrNotExist.
 func (e *Executor) OpenBlob(_ context.Context, d executor.Digest) (io.ReadCloser, error) {
-	b, err := e.cfg.Cache.Open(cache.Digest(d))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, executor.Errorf(executor.Invalid, "blob %s is not in the cache; run the task again with cache mode refresh: %w", d, err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return b, nil
+	return action.OpenBlob(e.cfg.Cache, d)
 }

@@ -49,13 +49,13 @@ func (e *Executor) Execute(ctx context.Context, spec *executor.TaskSpec) (out *e
 	if err := spec.Validate(); err != nil {
 		return nil, err
 	}
-	if err := e.enter(); err != nil {
+	if err := e.life.Enter(); err != nil {
 		return nil, err
 	}
-	defer func() { e.leave(out) }()
+	defer func() { e.life.Leave(out) }()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	defer context.AfterFunc(e.life, stop)()
+	defer context.AfterFunc(e.life.Context(), stop)()
 	if err := admit(ctx, spec); err != nil {
 		return nil, err
 	}

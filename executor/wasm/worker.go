@@ -74,15 +74,6 @@ func startWorker(cfg *Config, stop <-chan struct{}) (w *worker, err error) {
 	return w, nil
 }
 
-// program is the one that runs.
-func program() (string, error) {
-	const self = "/proc/self/exe" // also of one that was removed, or is in memory
-	if _, err := os.Lstat(self); err == nil {
-		return self, nil
-	}
-	return os.Executable()
-}
-
 // workerEnv is a worker's environment: what a system needs to run programs at all.
 func workerEnv() []string {
 	env := []string{}

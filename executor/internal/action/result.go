@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"time"
 
@@ -76,4 +77,16 @@ func BlobBytes(out *executor.TaskOutput) (n int64) {
 		n += d.Size
 	}
 	return n
+}
+
+// OpenBlob returns a blob's content, verified. The error of one that is not there is an fs.ErrNotExist.
+func OpenBlob(c *cache.Cache, d executor.Digest) (io.ReadCloser, error) {
+	b, err := c.Open(cache.Digest(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, executor.Errorf(executor.Invalid, "blob %s is not in the cache; run the task again with cache mode refresh: %w", d, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
 }

@@ -1,6 +1,7 @@
 package box
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"fmt"
@@ -268,6 +269,16 @@ func month(s string) int {
 	return i/3 + 1
 }
 
+// sorter is one call of sort.
+type sorter struct {
+	c    *tool.Call
+	f    tool.Flags
+	keys []sortKey
+	sep  int  // between fields; -1 is where blanks begin
+	last bool // whole lines decide where keys are equal
+	down bool // and do so in reverse
+}
+
 func sort(_ context.Context, c *tool.Call) int {
 	f, names, status, ok := c.Parse(tool.Options{Short: "bdfgiMhnrVcCmo:suk:t:zS:T:", Status: 2, Long: "ignore-leading-blanks=b dictionary-order=d " +
 		"ignore-case=f general-numeric-sort=g ignore-nonprinting=i month-sort=M human-numeric-sort=h numeric-sort=n reverse=r version-sort=V " +
@@ -275,119 +286,125 @@ func sort(_ context.Context, c *tool.Call) int {
 	if !ok {
 		return status
 	}
+	s := &sorter{c: c, f: f, sep: -1, last: !f.Has("s", "u")}
+	if err := s.options(); err != nil {
+		c.Errorf("%v", err)
+		return 2
+	}
+	if f.Has("c", "C") {
+		return sortCheck(c, f, names, s.compare)
+	}
+	all, err := s.read(names)
+	if err != nil {
+		c.Errorf("cannot read: %v", err)
+		return 2
+	}
+	slices.SortStableFunc(all, s.compare)
+	if f.Has("u") {
+		all = slices.CompactFunc(all, func(a, b string) bool { return s.compare(a, b) == 0 })
+	}
+	if err := s.write(all); err != nil {
+		c.Errorf("%v", err)
+		return 2
+	}
+	return 0
+}
+
+// options reads keys and orderings. A key without an ordering of its own has that of all.
+func (s *sorter) options() error {
 	var global ordering
-	var keys []sortKey
-	sep := -1
-	for _, x := range f {
+	for _, x := range s.f {
 		switch x.Name {
 		case "k":
 			k, err := parseKey(x.Value)
 			if err != nil {
-				c.Errorf("%v", err)
-				return 2
+				return err
 			}
-			keys = append(keys, k)
+			s.keys = append(s.keys, k)
 		case "t":
 			switch {
 			case x.Value == `\0`:
-				sep = 0
+				s.sep = 0
 			case len(x.Value) == 1:
-				sep = int(x.Value[0])
+				s.sep = int(x.Value[0])
 			case x.Value == "":
-				c.Errorf("empty tab")
-				return 2
+				return errString("empty tab")
 			default:
-				c.Errorf("multi-character tab '%s'", x.Value)
-				return 2
+				return errorf("multi-character tab '%s'", x.Value)
 			}
 		default:
 			global.option(x.Name[0], false)
 		}
 	}
 	global.blanksEnd = global.blanks
-	for i := range keys {
-		if !keys[i].given {
-			keys[i].ordering = global
+	s.down = global.reverse
+	for i := range s.keys {
+		if !s.keys[i].given {
+			s.keys[i].ordering = global
 		}
 	}
-	if len(keys) == 0 {
-		keys = []sortKey{{ordering: global, fromField: 1, fromChar: 1}}
+	if len(s.keys) == 0 {
+		s.keys = []sortKey{{ordering: global, fromField: 1, fromChar: 1}}
 	}
-	last := !f.Has("s", "u")
-	compare := func(a, b string) int {
-		for i := range keys {
-			k := &keys[i]
-			pa, pb := a, b
-			if k.fromField > 1 || k.fromChar > 1 || k.toField > 0 || k.blanks {
-				pa, pb = k.part(a, sep), k.part(b, sep)
-			}
-			if n := k.compare(pa, pb); n != 0 {
-				return n
-			}
+	return nil
+}
+
+func (s *sorter) compare(a, b string) int {
+	for i := range s.keys {
+		k := &s.keys[i]
+		pa, pb := a, b
+		if k.fromField > 1 || k.fromChar > 1 || k.toField > 0 || k.blanks {
+			pa, pb = k.part(a, s.sep), k.part(b, s.sep)
 		}
-		if !last {
-			return 0
-		}
-		if n := strings.Compare(a, b); global.reverse {
-			return -n
-		} else {
+		if n := k.compare(pa, pb); n != 0 {
 			return n
 		}
 	}
-	var all []string
-	nl := end(f)
-	if f.Has("c", "C") {
-		return sortCheck(c, f, names, compare)
+	switch {
+	case !s.last:
+		return 0
+	case s.down:
+		return strings.Compare(b, a)
 	}
+	return strings.Compare(a, b)
+}
+
+func (s *sorter) read(names []string) ([]string, error) {
 	if len(names) == 0 {
 		names = []string{"-"}
 	}
+	var all []string
 	for _, n := range names {
-		r, err := c.Input(n)
-		if err == nil {
-			err = lines(r, nl[0], func(s string, _ bool) bool {
-				all = append(all, s)
-				return true
-			})
-			r.Close()
-		}
+		lines, err := readAll(s.c, n, end(s.f)[0])
 		if err != nil {
-			c.Errorf("cannot read: %s: %s", n, tool.Text(err))
-			return 2
+			return nil, errorf("%s: %s", n, tool.Text(err))
 		}
+		all = append(all, lines...)
 	}
-	slices.SortStableFunc(all, compare)
-	if f.Has("u") {
-		all = slices.CompactFunc(all, func(a, b string) bool { return compare(a, b) == 0 })
-	}
-	write := func(w io.StringWriter) error {
-		for _, s := range all {
-			if _, err := w.WriteString(s + nl); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	if o, given := f.Get("o"); given {
-		// All input is read by now, so the output may be one of the inputs.
-		w, err := c.Create(o, false)
+	return all, nil
+}
+
+// write writes to standard output, or to the file of -o, which may be one of the inputs:
+// they have been read by now.
+func (s *sorter) write(all []string) error {
+	w := s.c.Out
+	if name, given := s.f.Get("o"); given {
+		file, err := s.c.Create(name, false)
 		if err != nil {
-			c.Errorf("open failed: %s: %s", o, tool.Text(err))
-			return 2
+			return errorf("open failed: %s: %s", name, tool.Text(err))
 		}
-		defer w.Close()
-		c.Out.Reset(w)
-		defer c.Out.Reset(c.Stdout)
+		defer file.Close()
+		w = bufio.NewWriter(file)
 	}
-	err := write(c.Out)
-	if e := c.Out.Flush(); err == nil {
-		err = e
+	for _, l := range all {
+		if _, err := w.WriteString(l + end(s.f)); err != nil {
+			return errorf("write failed: %s", tool.Text(err))
+		}
 	}
-	if err != nil {
-		c.Errorf("write failed: %s", tool.Text(err))
-		return 2
+	if err := w.Flush(); err != nil {
+		return errorf("write failed: %s", tool.Text(err))
 	}
-	return 0
+	return nil
 }
 
 func sortCheck(c *tool.Call, f tool.Flags, names []string, compare func(a, b string) int) int {

@@ -1,6 +1,7 @@
 package box
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -44,6 +45,7 @@ func uniq(_ context.Context, c *tool.Call) int {
 		}
 		return s
 	}
+	out := c.Out
 	if len(names) > 2 {
 		return c.Usage(1, "extra operand '%s'", names[2])
 	}
@@ -53,10 +55,8 @@ func uniq(_ context.Context, c *tool.Call) int {
 			return c.Fail("%s: %s", names[1], tool.Text(err))
 		}
 		defer w.Close()
-		c.Out.Flush()
-		c.Out.Reset(w)
-		defer c.Out.Reset(c.Stdout)
-		defer c.Out.Flush()
+		out = bufio.NewWriter(w)
+		defer out.Flush()
 		names = names[:1]
 	}
 	var first string
@@ -66,18 +66,18 @@ func uniq(_ context.Context, c *tool.Call) int {
 		case repeats == 0 || f.Has("D"), f.Has("d") && repeats < 2, f.Has("u") && repeats > 1:
 			return
 		case f.Has("c"):
-			fmt.Fprintf(c.Out, "%7d ", repeats)
+			fmt.Fprintf(out, "%7d ", repeats)
 		}
-		c.Out.WriteString(first + end(f))
+		out.WriteString(first + end(f))
 	}
 	status = c.Each(names, 1, func(_ string, r io.Reader) error {
 		return lines(r, end(f)[0], func(s string, _ bool) bool {
 			if repeats > 0 && key(s) == key(first) {
 				if repeats++; f.Has("D") {
 					if repeats == 2 {
-						c.Out.WriteString(first + end(f))
+						out.WriteString(first + end(f))
 					}
-					c.Out.WriteString(s + end(f))
+					out.WriteString(s + end(f))
 				}
 				return true
 			}

@@ -120,19 +120,17 @@ func (h *Host) preparation(tree, dev *os.File) *program {
 	return p
 }
 
-// sizeOwn sets the size of what is the sandbox's own and writable.
-func (p *program) sizeOwn(bytes int64) {
+// sizeOwn sets the size of what is the sandbox's own and writable. The script lies beside /tmp, and has room of its own there.
+func (p *program) sizeOwn(bytes int64, script string) {
 	if bytes <= 0 {
 		return
 	}
-	for at, what := range map[string]string{"/scratch": "/tmp", "/root/dev/shm": "/dev/shm"} {
-		// With MS_BIND the mount's flags would change and the size would not.
-		flags := unix.MS_REMOUNT | unix.MS_NOSUID | unix.MS_NODEV
-		if what == "/dev/shm" {
-			flags |= unix.MS_NOEXEC
-		}
-		p.call("size "+what, unix.SYS_MOUNT, text("sandboxd"), text(at), text("tmpfs"), flags, text(fmt.Sprintf("size=%d", bytes)))
-	}
+	page := int64(os.Getpagesize())
+	room := (int64(len(script)) + page - 1) / page * page
+	// With MS_BIND the mounts' flags would change and the size would not.
+	const flags = unix.MS_REMOUNT | unix.MS_NOSUID | unix.MS_NODEV
+	p.call("size /tmp", unix.SYS_MOUNT, text("sandboxd"), text("/scratch"), text("tmpfs"), flags, text(fmt.Sprintf("size=%d", bytes+room)))
+	p.call("size /dev/shm", unix.SYS_MOUNT, text("sandboxd"), text("/root/dev/shm"), text("tmpfs"), flags|unix.MS_NOEXEC, text(fmt.Sprintf("size=%d", bytes)))
 }
 
 // workTree makes /build. The files are detached mounts; those that a mode has no use for are nil.

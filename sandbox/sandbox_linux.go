@@ -292,7 +292,7 @@ func readBack(status string) (found []string, err error) {
 
 // tree has the first process make the work directory.
 func (s *Sandbox) tree(p *program, spec *Spec) error {
-	p.sizeOwn(spec.TmpBytes)
+	p.sizeOwn(spec.TmpBytes, spec.Script)
 	ids, err := s.ids.files(owner{spec.Work.UID, spec.Work.GID, spec.Work.Groups})
 	if err != nil {
 		return err

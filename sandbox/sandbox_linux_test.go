@@ -212,3 +212,12 @@ func TestWorkReadonlyRefusesWrites(t *testing.T) {
 		t.Errorf("%+v %s %s", r.Exit, r.out, r.err)
 	}
 }
+
+// TestScriptLargerThanTmp: the script takes nothing from the command's own room.
+func TestScriptLargerThanTmp(t *testing.T) {
+	f := newFixture(t)
+	r := f.run(Spec{TmpBytes: 64 << 10, Script: "head -c 65536 /dev/zero >/tmp/a && ! echo x >/tmp/b\n#" + strings.Repeat("x", 300<<10)})
+	if r.Code != 0 {
+		t.Errorf("%+v %s", r.Exit, r.err)
+	}
+}

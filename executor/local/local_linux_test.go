@@ -216,9 +216,9 @@ func TestCancel(t *testing.T) {
 func TestCancelWhileCollecting(t *testing.T) {
 	e := newExecutor(t)
 	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
 	var watching sync.WaitGroup
 	defer watching.Wait()
+	defer cancel()
 	watching.Go(func() {
 		for ctx.Err() == nil {
 			fds, _ := filepath.Glob("/proc/self/fd/*")
@@ -229,7 +229,7 @@ func TestCancelWhileCollecting(t *testing.T) {
 			}
 		}
 	})
-	out, err := e.Execute(ctx, &executor.TaskSpec{Script: "truncate -s 60G collected", Outputs: []string{"collected"}, Cache: executor.CacheOff})
+	out, err := e.Execute(ctx, &executor.TaskSpec{Script: "truncate -s 15G collected", Outputs: []string{"collected"}, Cache: executor.CacheOff})
 	must(t, err)
 	if out.Cause != executor.CauseCanceled || len(out.OutputFiles) > 0 || out.Success() {
 		t.Errorf("%+v", out)

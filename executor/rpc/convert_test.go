@@ -178,6 +178,8 @@ func fillMessage(t *testing.T, m protoreflect.Message) {
 				return protoreflect.ValueOfBool(true)
 			case protoreflect.Int64Kind:
 				return protoreflect.ValueOfInt64(int64(f.Number()))
+			case protoreflect.Int32Kind:
+				return protoreflect.ValueOfInt32(int32(f.Number()))
 			case protoreflect.Uint32Kind:
 				return protoreflect.ValueOfUint32(uint32(f.Number()))
 			}

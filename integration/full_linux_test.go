@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-
 )
 
 // smallDisk is a file system of a few MiB, of the test's own.

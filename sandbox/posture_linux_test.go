@@ -201,6 +201,7 @@ var normal = []struct {
 	what *regexp.Regexp
 	by   string
 }{
+	{regexp.MustCompile(` {2,}`), " "},                      // columns are as wide as the widest, of the machine's processes too
 	{regexp.MustCompile(`(?m)^\d+ \d+ \d+:\d+ `), "mount "}, // ids and device
 	{regexp.MustCompile(`s-[a-z2-7]{26}`), "s-ID"},
 	{regexp.MustCompile(`(?m)^(Vm|Rss|Hugetlb|voluntary|nonvoluntary|SigQ)\w*:.*`), "$1"},

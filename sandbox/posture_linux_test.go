@@ -187,7 +187,7 @@ func leave() {
 	try("oom_score_adj", os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0))
 	try("coredump_filter", os.WriteFile("/proc/self/coredump_filter", []byte("0"), 0))
 	for range 3 {
-		p, err := os.StartProcess("/bin/sleep", []string{"residue", "1000"}, &os.ProcAttr{Sys: &syscall.SysProcAttr{Setsid: true}})
+		p, err := os.StartProcess("/bin/sleep", []string{"sleep", "1000"}, &os.ProcAttr{Sys: &syscall.SysProcAttr{Setsid: true}})
 		try("process", err)
 		if p != nil {
 			try("process", p.Release())

@@ -133,22 +133,22 @@ func (p *program) sizeOwn(bytes int64, script string) {
 	p.call("size /dev/shm", unix.SYS_MOUNT, text("sandboxd"), text("/root/dev/shm"), text("tmpfs"), flags|unix.MS_NOEXEC, text(fmt.Sprintf("size=%d", bytes)))
 }
 
-// workTree makes /build. The files are detached mounts; those that a mode has no use for are nil.
+// workTree makes /build. The files are detached mounts, of the caller's; those that a mode has no use for are nil.
 func (p *program) workTree(lower, layer, direct *os.File) {
 	at := "/root" + WorkDir
 	switch {
 	case direct != nil:
-		p.attach("attach the work directory", p.made(direct), at)
+		p.attach("attach the work directory", p.file(direct), at)
 	case layer == nil:
-		v := p.view("the work directory", p.made(lower))
+		v := p.view("the work directory", p.file(lower))
 		p.attach("attach the work directory", v, at)
 		p.call("close", unix.SYS_CLOSE, v)
 	case lower == nil:
-		p.attach("attach the work layer", p.made(layer), "/layer")
+		p.attach("attach the work layer", p.file(layer), "/layer")
 		p.bind("attach the work directory", "/layer/upper", at)
 	default:
-		p.attach("attach the work layer", p.made(layer), "/layer")
-		p.attach("attach the work directory", p.made(lower), "/lower")
+		p.attach("attach the work layer", p.file(layer), "/layer")
+		p.attach("attach the work directory", p.file(lower), "/lower")
 		// volatile: the layer does not outlive the sandbox, so syncing it is waste.
 		p.mount("mount the overlay of the work directory", "overlay", at, unix.MS_NOSUID|unix.MS_NODEV,
 			"lowerdir=/lower,upperdir=/layer/upper,workdir=/layer/work,userxattr,volatile")

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"syscall"
@@ -187,26 +188,15 @@ func (p *program) bytes() []byte {
 // send has the first process at the other end of sock run the program.
 func (p *program) send(sock *os.File) error {
 	b := p.bytes()
-	f, err := memory("program", b)
+	f, err := first.Memfd("program", func(w io.Writer) error {
+		_, err := w.Write(b)
+		return err
+	})
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	return first.Run(sock, f, len(p.ops), len(b), p.files)
-}
-
-// memory is a file of those bytes, at offset 0.
-func memory(name string, b []byte) (*os.File, error) {
-	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("memfd: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), name)
-	if _, err := f.WriteAt(b, 0); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("memfd %s: %w", name, err)
-	}
-	return f, nil
 }
 
 // failed is the error of a program that failed, in words.

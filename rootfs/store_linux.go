@@ -52,6 +52,7 @@ func (s *storing) add(x *content) {
 				if x.err = x.take(s.ctx, s.store); x.err != nil {
 					s.failed.Store(true)
 				}
+				x.f.Close()
 			}
 		})
 	}
@@ -75,7 +76,6 @@ func (s *storing) finish(entries []Entry) error {
 }
 
 func (x *content) take(ctx context.Context, store Store) (err error) {
-	defer x.f.Close()
 	if x.blob, err = store(ctx, x.path, x.f, x.st.Size); err != nil {
 		return fmt.Errorf("store %s: %w", display(x.path), err)
 	}

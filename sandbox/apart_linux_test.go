@@ -73,7 +73,7 @@ func TestSessionKeyringIsItsOwn(t *testing.T) {
 	must(t, err)
 	defer func() { must(t, x.close()) }()
 	for range 2 {
-		b, err := f.host.prepare(x, netpolicy.Isolated)
+		b, err := f.host.prepare(x, netpolicy.Isolated, FilterOptions{})
 		must(t, err)
 		defer func() { must(t, b.undoAll()) }()
 		p := newProgram()
@@ -143,9 +143,9 @@ func TestHideIsBounded(t *testing.T) {
 func TestWarmHasNoLimitsOfOthers(t *testing.T) {
 	f := newFixture(t)
 	k := &kind{used: time.Now()}
-	key := kindOf{f.root, netpolicy.Isolated}
+	key := kindOf{root: f.root, network: netpolicy.Isolated}
 	must(t, f.host.ready(key, k))
-	b, err := f.host.prepare(k.template, key.network)
+	b, err := f.host.prepare(k.template, key.network, key.filter)
 	must(t, err)
 	must(t, b.group.Limit(limits.Limits{MemoryBytes: 64 << 20, PidsMax: 5, CPUQuotaUS: 50_000}))
 	k.boxes = append(k.boxes, b)
@@ -185,7 +185,7 @@ func TestTemplateIsOutOfReach(t *testing.T) {
 	x, err := f.host.templates.make(f.root, nil)
 	must(t, err)
 	defer func() { must(t, x.close()) }()
-	b, err := f.host.prepare(x, netpolicy.Isolated)
+	b, err := f.host.prepare(x, netpolicy.Isolated, FilterOptions{})
 	must(t, err)
 	defer func() { must(t, b.undoAll()) }()
 	p := newProgram()

@@ -25,7 +25,9 @@ type box struct {
 	id    string
 	group *limits.Group
 	ids   *idRange
-	sock  *os.File
+	sock  *os.File // to the first process
+	hand  *os.File // to the process that will be the command
+	found []string // what this process is
 	pidfd *os.File
 	pid   int
 	lost  chan struct{} // closed when the first process was reaped
@@ -33,7 +35,8 @@ type box struct {
 	undo  []func() error
 }
 
-// ownPids is how many processes a sandbox has that are not its command's: the first one.
+// ownPids is how many processes a sandbox has that are not its command's: the first one. The one that will be the command
+// is made with it, and counts as the command.
 const ownPids = 1
 
 // later adds what unmakes the last thing made.
@@ -52,15 +55,15 @@ func (b *box) undoAll() error {
 func (b *box) dir() string { return filepath.Join(b.host.cfg.Dir, "layers", b.id) }
 
 // prepare makes a box for a root that x is the template of.
-func (h *Host) prepare(x *template, network netpolicy.Policy) (*box, error) {
+func (h *Host) prepare(x *template, network netpolicy.Policy, filter FilterOptions) (*box, error) {
 	b := &box{host: h, id: "s-" + strings.ToLower(rand.Text()), lost: make(chan struct{})}
-	if err := b.make(x, network); err != nil {
+	if err := b.make(x, network, filter); err != nil {
 		return nil, errors.Join(b.explain(err), b.undoAll())
 	}
 	return b, nil
 }
 
-func (b *box) make(x *template, network netpolicy.Policy) (err error) {
+func (b *box) make(x *template, network netpolicy.Policy, filter FilterOptions) (err error) {
 	h := b.host
 	if b.ids, err = h.ranges.take(); err != nil {
 		return err
@@ -78,22 +81,32 @@ func (b *box) make(x *template, network netpolicy.Policy) (err error) {
 	if err != nil {
 		return err
 	}
+	var files []*os.File // of the preparation
+	defer func() { first.CloseAll(files) }()
 	tree, err := x.clone(root)
 	if err != nil {
 		return err
 	}
+	files = append(files, tree)
 	dev, err := makeDevices(root)
 	if err != nil {
-		return errors.Join(err, tree.Close())
+		return err
 	}
-	p := h.preparation(tree, dev)
-	defer p.close()
+	files = append(files, dev)
 	sock, inside, err := first.SocketPair()
 	if err != nil {
 		return err
 	}
+	defer inside.Close()
 	b.sock = sock
 	b.later(sock.Close)
+	hand, handInside, err := first.SocketPair()
+	if err != nil {
+		return err
+	}
+	files = append(files, handInside)
+	b.hand = hand
+	b.later(hand.Close)
 	err = b.clone(inside, network.Own())
 	inside.Close() // so that its end is seen
 	if err != nil {
@@ -110,9 +123,12 @@ func (b *box) make(x *template, network netpolicy.Policy) (err error) {
 	if !in {
 		return fmt.Errorf("the first process is not in its control group %s", b.group.Path())
 	}
-	if err := p.send(b.sock); err != nil {
+	p := h.preparations[filter]
+	if err := p.send(b.sock, files); err != nil {
 		return err
 	}
+	first.CloseAll(files) // so that the end of those who have them is seen
+	files = nil
 	if network != netpolicy.Controlled {
 		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", b.pid))
 		if err != nil {
@@ -123,8 +139,14 @@ func (b *box) make(x *template, network netpolicy.Policy) (err error) {
 			return err
 		}
 	}
-	_, files, err := b.reply(p, first.Ready)
-	first.CloseAll(files)
+	if _, err := b.reply(b.sock, p.program, first.Ready); err != nil {
+		return err
+	}
+	status, err := b.reply(b.hand, p.program, first.Ready)
+	if err != nil {
+		return err
+	}
+	b.found, err = readBack(status)
 	return err
 }
 
@@ -262,11 +284,19 @@ func (b *box) run(p *program, want first.ReplyKind) (text string, files []*os.Fi
 	if err := p.send(b.sock); err != nil {
 		return "", nil, err
 	}
-	return b.reply(p, want)
+	return b.answer(b.sock, p, want)
 }
 
-func (b *box) reply(p *program, want first.ReplyKind) (text string, files []*os.File, err error) {
-	r, body, files, err := first.Receive(b.sock)
+// reply is answer for who expects no files.
+func (b *box) reply(sock *os.File, p *program, want first.ReplyKind) (text string, err error) {
+	text, files, err := b.answer(sock, p, want)
+	first.CloseAll(files)
+	return text, err
+}
+
+// answer waits for the word of a process on a program.
+func (b *box) answer(sock *os.File, p *program, want first.ReplyKind) (text string, files []*os.File, err error) {
+	r, body, files, err := first.Receive(sock)
 	if err != nil {
 		return "", nil, err
 	}
@@ -275,19 +305,24 @@ func (b *box) reply(p *program, want first.ReplyKind) (text string, files []*os.
 		switch r.Kind {
 		case first.Failed:
 			return "", nil, p.failed(r)
-		case first.Ended: // a command that was killed before it could tell of its start
+		case first.Ended: // the command's process was killed before it could tell of its start
 			return "", nil, io.EOF
 		}
-		return "", nil, fmt.Errorf("the first process replies %d, not %d", r.Kind, want)
+		return "", nil, fmt.Errorf("a sandbox's process replies %d, not %d", r.Kind, want)
 	}
 	return string(body), files, nil
 }
 
 var errEndedEarly = errors.New("its first process ended early")
 
+// ended reports whether an error is that of a process that has.
+func ended(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET)
+}
+
 // explain makes words of an error that comes from the first process's death.
 func (b *box) explain(err error) error {
-	if !errors.Is(err, io.EOF) && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
+	if !ended(err) {
 		return err
 	}
 	return fmt.Errorf("%w; is the memory limit below 4 MiB? (%w)", errEndedEarly, err)

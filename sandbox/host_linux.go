@@ -41,15 +41,15 @@ type Config struct {
 
 // Host makes sandboxes. It may be used by any number of goroutines.
 type Host struct {
-	cfg     Config
-	ranges  *idRanges
-	exe     *os.File // this program, sealed
-	libs    []string // directories of the host's that the base has too
-	space   *os.File // see newSpace
-	state   *os.File // see stateDir
-	filters map[FilterOptions][]unix.SockFilter
-	masks   []mask
-	zygote  zygote
+	cfg    Config
+	ranges *idRanges
+	exe    *os.File // this program, sealed
+	libs   []string // directories of the host's that the base has too
+	space  *os.File // see newSpace
+	state  *os.File // see stateDir
+	// preparations are what makes a box, by the filter of its command.
+	preparations map[FilterOptions]*written
+	zygote       zygote
 	// templates are nil until prepare has made them.
 	templates         *templates
 	mu                sync.Mutex
@@ -83,7 +83,7 @@ func Open(cfg Config) (*Host, error) {
 	if err := os.Setenv("GOMAXPROCS", "1"); err != nil {
 		return nil, fmt.Errorf("sandbox: %w", err)
 	}
-	h := &Host{cfg: cfg, zygote: zygote{timeout: zygoteTime}, kinds: map[kindOf]*kind{}, filters: map[FilterOptions][]unix.SockFilter{}}
+	h := &Host{cfg: cfg, zygote: zygote{timeout: zygoteTime}, kinds: map[kindOf]*kind{}, preparations: map[FilterOptions]*written{}}
 	if err := h.begin(); err != nil {
 		return nil, errors.Join(fmt.Errorf("sandbox: %w", err), h.Close())
 	}
@@ -115,8 +115,16 @@ func (h *Host) begin() (err error) {
 	if h.state, err = newTmpfs("libcontainer's state", "0700", "16m", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC); err != nil {
 		return err
 	}
+	masks, err := masks()
+	if err != nil {
+		return err
+	}
 	for _, o := range []FilterOptions{{}, {Debug: true}, {Direct: true}, {Debug: true, Direct: true}} {
-		if h.filters[o], err = Filter(o); err != nil {
+		filter, err := Filter(o)
+		if err != nil {
+			return err
+		}
+		if h.preparations[o], err = preparation(masks, filter).write(); err != nil {
 			return err
 		}
 	}
@@ -131,9 +139,6 @@ func (h *Host) begin() (err error) {
 		h.libs, err = linkLibraries(filepath.Join(h.cfg.Dir, "base"))
 	}
 	if err != nil {
-		return err
-	}
-	if h.masks, err = masks(); err != nil {
 		return err
 	}
 	if h.space, err = newSpace(h.cfg.Limits.Mounts(), append([]string{h.cfg.Dir, "/proc", os.DevNull}, h.libs...)); err != nil {
@@ -286,6 +291,11 @@ func (h *Host) Close() error {
 	errs = append(errs, h.aside, h.zygote.close())
 	if h.templates != nil {
 		h.templates.close()
+	}
+	for _, w := range h.preparations {
+		if w != nil {
+			errs = append(errs, w.file.Close())
+		}
 	}
 	if h.exe != nil {
 		errs = append(errs, h.exe.Close())

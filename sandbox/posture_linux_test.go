@@ -316,7 +316,7 @@ func TestPostureColdAndWarm(t *testing.T) {
 		cold := f.see(spec)
 		f.host.fill()
 		f.host.mu.Lock()
-		waits := f.host.kinds[kindOf{f.root, network}].boxes[0]
+		waits := f.host.kinds[kindOf{root: f.root, network: network}].boxes[0]
 		f.host.mu.Unlock()
 		warm := f.see(spec)
 		if warm.box != waits {

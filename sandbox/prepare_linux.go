@@ -71,10 +71,11 @@ func (p *program) mount(what, kind, at string, flags int, options string) {
 	p.call(what, unix.SYS_MOUNT, text("sandboxd"), text(at), text(kind), flags, text(options))
 }
 
-// preparation is what needs no task: the root, but for its work directory, inputs and script.
-// The tree is the root's, and dev its /dev, both detached mounts.
-func (h *Host) preparation(tree, dev *os.File) *program {
+// preparation is what needs no task: the root, but for its work directory, inputs and script, and the process
+// that will execute the command. Its files are the root and /dev, both detached mounts, and that process's socket.
+func preparation(masks []mask, filter []unix.SockFilter) *program {
 	p := newProgram()
+	tree, dev, sock := p.file(nil), p.file(nil), p.file(nil)
 	p.call("prctl(PR_SET_NAME)", unix.SYS_PRCTL, unix.PR_SET_NAME, text(first.ProcessName))
 	p.call("setgroups", unix.SYS_SETGROUPS, 0, 0)
 	p.call("setresgid", unix.SYS_SETRESGID, 0, 0, 0)
@@ -86,8 +87,8 @@ func (h *Host) preparation(tree, dev *os.File) *program {
 	p.call("a session keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0)
 	p.ignore(unix.ENOSYS)
 	p.call("umask", unix.SYS_UMASK, 0)
-	p.attach("attach the root", p.made(tree), "/root")
-	p.attach("attach /dev", p.made(dev), "/root/dev")
+	p.attach("attach the root", tree, "/root")
+	p.attach("attach /dev", dev, "/root/dev")
 	const own = unix.MS_NOSUID | unix.MS_NODEV
 	p.mount("mount /tmp", "tmpfs", "/scratch", own, "mode=755,nr_inodes=1m")
 	p.mount("mount /dev/shm", "tmpfs", "/root/dev/shm", own|unix.MS_NOEXEC, "mode=1777,nr_inodes=1m")
@@ -106,7 +107,7 @@ func (h *Host) preparation(tree, dev *os.File) *program {
 	p.setAttr("make "+scriptDir+" read-only", "/root"+scriptDir, unix.MOUNT_ATTR_RDONLY)
 	// Before the container's own /proc is gone, without which the kernel refuses another.
 	p.mount("mount /proc", "proc", "/root/proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
-	for _, m := range h.masks {
+	for _, m := range masks {
 		p.bind("mask "+m.at, m.from, m.at)
 	}
 	for _, d := range readOnly {
@@ -116,6 +117,7 @@ func (h *Host) preparation(tree, dev *os.File) *program {
 		p.setAttr("make "+at+" read-only", at, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
 		p.ignore(unix.ENOENT)
 	}
+	p.command(sock, filter)
 	p.do("say that it is ready", first.OpSend, int(first.Ready), 0, 0, 0, 0)
 	return p
 }
@@ -253,28 +255,45 @@ func (p *program) script(content string) {
 	p.slots -= 2
 }
 
-// command has the first process start the command, tell of its start and end, and end.
-func (p *program) command(spec *Spec, filter []unix.SockFilter, work slot, openFiles unix.Rlimit) {
-	signals := binary.NativeEndian.AppendUint64(nil, 1<<(uint(unix.SIGCHLD)-1))
-	p.call("signalfd", unix.SYS_SIGNALFD4, ^uint64(0), raw(signals), 8, unix.SFD_CLOEXEC|unix.SFD_NONBLOCK)
-	ended := p.keep()
-	status := p.room(maxStatus)
+// What outlives the preparation: the signalfd of the first process, the process that will be the command, and
+// the eventfd that this one waits for until all is there.
+const (
+	signals slot = keptSlots + iota
+	hand
+	goAhead
+)
+
+// command makes the process that will be the command. It is no more than the command by then, and waits for a
+// program of its own, from sock.
+func (p *program) command(sock file, filter []unix.SockFilter) {
+	set := binary.NativeEndian.AppendUint64(nil, 1<<(uint(unix.SIGCHLD)-1))
+	p.call("signalfd", unix.SYS_SIGNALFD4, ^uint64(0), raw(set), 8, unix.SFD_CLOEXEC|unix.SFD_NONBLOCK)
+	p.keepIn(signals)
+	p.call("eventfd", unix.SYS_EVENTFD2, 0, unix.EFD_CLOEXEC)
+	p.keepIn(goAhead)
 	fork := len(p.ops)
 	p.do("fork", first.OpFork, 0)
-	child := p.keep()
-	p.confine(spec, filter, openFiles)
-	p.readBack(status, work)
-	p.execute(spec)
+	p.keepIn(hand)
+	p.do("turn to its own socket", first.OpTurn, sock)
+	p.confine(filter)
+	p.readBack()
+	p.do("stop", first.OpStop)
 	p.ops[fork].Args[0] = uint64(len(p.ops))
-	p.call("close", unix.SYS_CLOSE, work)
-	p.do("wait for the command", first.OpSupervise, child, ended)
+}
+
+// supervise lets the command go, tells of its end, and ends. The work directory, open, goes with the word of the end.
+func (p *program) supervise(work slot) {
+	p.call("let the command go", unix.SYS_WRITE, goAhead, raw(binary.NativeEndian.AppendUint64(nil, 1)), 8)
+	p.do("close what came with the program", first.OpClose)
+	p.do("wait for the command", first.OpSupervise, hand, signals)
 	// Else the file is of the zygote's root, who is nobody here. Of the others, which must not read it, none is left.
 	p.call("own usage", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 1)
 	p.call("own usage", unix.SYS_OPENAT, unix.AT_FDCWD, text("/proc/self/io"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	f := p.keep()
+	status := p.room(maxStatus)
 	p.call("own usage", unix.SYS_READ, f, status, maxStatus)
 	n := p.keep()
-	p.do("tell of the end", first.OpSend, int(first.Ended), status, n, 0, 0)
+	p.do("tell of the end", first.OpSend, int(first.Ended), status, n, work, 1)
 	p.do("end", first.OpExit, 0)
 }
 
@@ -282,7 +301,7 @@ func (p *program) command(spec *Spec, filter []unix.SockFilter, work slot, openF
 const maxStatus = 4096
 
 // confine has the child be no more than the command.
-func (p *program) confine(spec *Spec, filter []unix.SockFilter, openFiles unix.Rlimit) {
+func (p *program) confine(filter []unix.SockFilter) {
 	// It is in its control group by now.
 	p.call("a cgroup namespace", unix.SYS_UNSHARE, unix.CLONE_NEWCGROUP)
 	for c := range unix.CAP_LAST_CAP + 1 {
@@ -292,12 +311,6 @@ func (p *program) confine(spec *Spec, filter []unix.SockFilter, openFiles unix.R
 	p.call("drop ambient capabilities", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
 	p.call("prctl(PR_SET_NO_NEW_PRIVS)", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 	p.call("setsid", unix.SYS_SETSID)
-	for i, f := range spec.Stdio {
-		p.call("standard files", unix.SYS_DUP3, p.file(f), i, 0)
-	}
-	p.do("close the others", first.OpClose)
-	limit := binary.NativeEndian.AppendUint64(binary.NativeEndian.AppendUint64(nil, openFiles.Cur), openFiles.Max)
-	p.call("limit open files", unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, raw(limit), 0)
 	p.call("umask", unix.SYS_UMASK, 0o022)
 	p.call("setgroups", unix.SYS_SETGROUPS, 0, 0)
 	p.call("setresgid", unix.SYS_SETRESGID, GID, GID, GID)
@@ -318,9 +331,8 @@ func filterBytes(filter []unix.SockFilter) (b []byte) {
 	return b
 }
 
-// readBack has the child see that it is confined, and tell of it: the command may take all of
-// the sandbox down, by using up its memory, before there is time to say that it runs.
-func (p *program) readBack(status addr, work slot) {
+// readBack has the child see that it is confined, and tell of it.
+func (p *program) readBack() {
 	const what = "read back"
 	p.call(what, unix.SYS_PRCTL, unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
 	r := p.keep()
@@ -337,12 +349,28 @@ func (p *program) readBack(status addr, work slot) {
 	for i := range 3 {
 		p.do(what+": it has capabilities", first.OpMemory, addr(int(caps)+8*i), 0, ^uint64(0))
 	}
-	p.call(what, unix.SYS_OPENAT, unix.AT_FDCWD, text("/proc/self/status"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	p.call(what, unix.SYS_OPENAT, unix.AT_FDCWD, text("/root/proc/self/status"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	f := p.keep()
+	status := p.room(maxStatus)
 	p.call(what, unix.SYS_READ, f, status, maxStatus)
 	n := p.keep()
-	p.do("tell of the start", first.OpSend, int(first.Started), status, n, work, 1)
+	p.call(what, unix.SYS_CLOSE, f)
+	p.do("tell that it is confined", first.OpSend, int(first.Ready), status, n, 0, 0)
 	p.slots -= 3
+}
+
+// become is the program of the process that will be the command. It tells of the start before that: the
+// command may take all of the sandbox down, by using up its memory, before there is time to say that it runs.
+func (p *program) become(spec *Spec, openFiles unix.Rlimit) {
+	for i, f := range spec.Stdio {
+		p.call("standard files", unix.SYS_DUP3, p.file(f), i, 0)
+	}
+	p.do("close the others", first.OpClose)
+	limit := binary.NativeEndian.AppendUint64(binary.NativeEndian.AppendUint64(nil, openFiles.Cur), openFiles.Max)
+	p.call("limit open files", unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, raw(limit), 0)
+	p.call("wait until all is there", unix.SYS_READ, goAhead, p.room(8), 8)
+	p.do("tell of the start", first.OpSend, int(first.Started), 0, 0, 0, 0)
+	p.execute(spec)
 }
 
 // execute executes the command, or tells its caller that it cannot be: in the task's own standard error, since it

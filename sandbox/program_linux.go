@@ -124,12 +124,15 @@ func (p *program) call(what string, nr uintptr, args ...any) { p.do(what, uint64
 // keep has the last op's result kept.
 func (p *program) keep() slot {
 	p.slots++
-	if p.slots >= first.Slots {
+	if p.slots >= keptSlots {
 		panic("sandbox: a program with too many results") // of a fixed number
 	}
 	p.ops[len(p.ops)-1].Store = p.slots
 	return slot(p.slots)
 }
+
+// keptSlots is the first of those that outlive a program.
+const keptSlots = first.Slots - 3
 
 // keepIn has the last op's result kept where another's was.
 func (p *program) keepIn(s slot) { p.ops[len(p.ops)-1].Store = uint64(s) }
@@ -185,18 +188,39 @@ func (p *program) bytes() []byte {
 	return out
 }
 
-// send has the first process at the other end of sock run the program.
-func (p *program) send(sock *os.File) error {
+// written is a program as a file, which can be sent any number of times.
+type written struct {
+	*program
+	file *os.File
+	size int
+}
+
+// write writes a program down. The caller closes its file.
+func (p *program) write() (*written, error) {
 	b := p.bytes()
 	f, err := first.Memfd("program", func(w io.Writer) error {
 		_, err := w.Write(b)
 		return err
 	})
 	if err != nil {
+		return nil, err
+	}
+	return &written{program: p, file: f, size: len(b)}, nil
+}
+
+// send has the process at the other end of sock run the program, with files in place of those that it was made with.
+func (w *written) send(sock *os.File, files []*os.File) error {
+	return first.Run(sock, w.file, len(w.ops), w.size, files)
+}
+
+// send has the process at the other end of sock run the program.
+func (p *program) send(sock *os.File) error {
+	w, err := p.write()
+	if err != nil {
 		return err
 	}
-	defer f.Close()
-	return first.Run(sock, f, len(p.ops), len(b), p.files)
+	defer w.file.Close()
+	return w.send(sock, p.files)
 }
 
 // failed is the error of a program that failed, in words.

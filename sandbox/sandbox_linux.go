@@ -31,7 +31,6 @@ type Sandbox struct {
 	router *netpolicy.Router
 
 	started time.Time
-	found   []string
 	network string
 	ended   chan struct{}
 	exit    Exit
@@ -187,6 +186,10 @@ func (s *Sandbox) attach(spec *Spec) (err error) {
 
 // command sends what is to be done, and waits until the command runs.
 func (s *Sandbox) command(spec *Spec) error {
+	limit, err := openFiles(spec.OpenFiles)
+	if err != nil {
+		return err
+	}
 	p := newProgram()
 	defer func() { p.close() }()
 	if err := s.tree(p, spec); err != nil {
@@ -205,25 +208,24 @@ func (s *Sandbox) command(spec *Spec) error {
 		return err
 	}
 	p.script(spec.Script)
-	work := p.enterRoot()
-	limit, err := openFiles(spec.OpenFiles)
-	if err != nil {
+	p.supervise(p.enterRoot())
+	if err := p.send(s.sock); err != nil {
 		return err
 	}
-	p.command(spec, s.host.filters[FilterOptions{Debug: spec.Debug, Direct: spec.Work.Mode == WorkDirect}], work, limit)
-	status, files, err := s.run(p, first.Started)
+	c := newProgram()
+	c.become(spec, limit)
+	err = c.send(s.hand)
+	if err == nil {
+		_, err = s.reply(s.hand, c, first.Started)
+	}
 	if err != nil {
+		if ended(err) {
+			// The first process may have taken it along, and says why.
+			_, err = s.reply(s.sock, p, first.Ready)
+		}
 		return s.noRoom(err)
 	}
-	if len(files) != 1 {
-		first.CloseAll(files)
-		return errors.New("the first process shows no work directory")
-	}
 	s.started = time.Now()
-	if s.found, err = readBack(status); err != nil {
-		return errors.Join(err, files[0].Close())
-	}
-	s.work = files[0]
 	s.found = append(s.found, "network="+s.reach)
 	return nil
 }
@@ -479,13 +481,17 @@ func (s *Sandbox) watch() {
 	s.exit.Started = s.started
 	r, text, files, err := first.Receive(s.sock)
 	s.exit.Duration = time.Since(s.started)
-	first.CloseAll(files)
+	if len(files) == 1 {
+		s.work = files[0]
+	} else {
+		first.CloseAll(files)
+	}
 	switch {
 	case errors.Is(err, io.EOF):
 		s.exit.Lost, s.exit.Signal = true, int(unix.SIGKILL)
 	case err != nil:
 		s.err = err
-	case r.Kind != first.Ended:
+	case r.Kind != first.Ended || s.work == nil:
 		s.err = fmt.Errorf("the first process reports no end: step %d: %w", r.Op, syscall.Errno(r.Errno))
 	default:
 		s.exit.of(syscall.WaitStatus(r.Status))
@@ -501,8 +507,10 @@ func (s *Sandbox) watch() {
 		// With the first process reaped, the pid namespace is empty (pid_namespaces(7)). Else
 		// it has reaped all others, and ends: nobody need wait for the kernel to unmake its namespaces.
 		<-s.lost
-		s.work.Close()
-		s.work = nil
+		if s.work != nil {
+			s.work.Close()
+			s.work = nil
+		}
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 type kindOf struct {
 	root    *rootfs.Rootfs
 	network netpolicy.Policy
+	filter  FilterOptions
 }
 
 // kind is a root's template for tasks of one kind, and the boxes that wait for such a task.
@@ -54,7 +55,7 @@ func (h *Host) obtain(spec *Spec, fresh bool) (*box, error) {
 	if !spec.Shared || len(spec.Inputs) > 0 {
 		return h.single(spec)
 	}
-	key := kindOf{spec.Root, spec.Network}
+	key := kindOf{spec.Root, spec.Network, spec.filter()}
 	h.mu.Lock()
 	k := h.kinds[key]
 	if k == nil {
@@ -77,7 +78,12 @@ func (h *Host) obtain(spec *Spec, fresh bool) (*box, error) {
 	if err := h.ready(key, k); err != nil {
 		return nil, err
 	}
-	return h.prepare(k.template, key.network)
+	return h.prepare(k.template, key.network, key.filter)
+}
+
+// filter is the variant that the command is confined by.
+func (s *Spec) filter() FilterOptions {
+	return FilterOptions{Debug: s.Debug, Direct: s.Work.Mode == WorkDirect}
 }
 
 // ready makes a kind's template where there is none: what kept the last one from being made may be over.
@@ -99,7 +105,7 @@ func (h *Host) single(spec *Spec) (*box, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := h.prepare(x, spec.Network)
+	b, err := h.prepare(x, spec.Network, spec.filter())
 	if e := x.close(); e != nil && b != nil {
 		return nil, errors.Join(e, b.undoAll())
 	}
@@ -213,7 +219,7 @@ func (h *Host) fill() {
 		}
 		b, err := (*box)(nil), h.ready(key, k)
 		if err == nil {
-			b, err = h.prepare(k.template, key.network)
+			b, err = h.prepare(k.template, key.network, key.filter)
 		}
 		h.mu.Lock()
 		k.making--

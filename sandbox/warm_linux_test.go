@@ -42,7 +42,7 @@ func newByHand(t *testing.T, n int) *fixture {
 func (f *fixture) waiting() []*box {
 	f.host.mu.Lock()
 	defer f.host.mu.Unlock()
-	if k := f.host.kinds[kindOf{f.root, netpolicy.Isolated}]; k != nil {
+	if k := f.host.kinds[kindOf{root: f.root, network: netpolicy.Isolated}]; k != nil {
 		return append([]*box(nil), k.boxes...)
 	}
 	return nil
@@ -140,7 +140,7 @@ func TestWarmIsDropped(t *testing.T) {
 		t.Fatalf("%d wait", n)
 	}
 	f.host.mu.Lock()
-	f.host.kinds[kindOf{f.root, netpolicy.Loopback}].used = time.Now().Add(-warmFor)
+	f.host.kinds[kindOf{root: f.root, network: netpolicy.Loopback}].used = time.Now().Add(-warmFor)
 	f.host.mu.Unlock()
 	f.host.trim(false)
 	f.host.fill()
@@ -419,4 +419,32 @@ func TestZygoteHangs(t *testing.T) {
 	must(t, running.Close())
 	f.gone(running.box)
 	f.check(task)
+}
+
+// TestWarmCommandKilled: the process that would have been the command may die while it waits; the task does not notice.
+func TestWarmCommandKilled(t *testing.T) {
+	f := newWarm(t, 1)
+	f.check(Spec{Shared: true, Argv: []string{"true"}})
+	f.awaitWaiting(1)
+	b := f.waiting()[0]
+	in, err := b.group.Procs()
+	must(t, err)
+	if len(in) != 2 {
+		t.Fatalf("of a sandbox that waits there are %v", in)
+	}
+	for _, pid := range in {
+		if pid == b.pid {
+			continue
+		}
+		fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+		must(t, err)
+		hand := os.NewFile(uintptr(fd), "command")
+		defer hand.Close()
+		must(t, unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0))
+		must(t, awaitExit(hand))
+	}
+	if r := f.check(Spec{Shared: true, Argv: []string{"true"}}); r.box.id == b.id {
+		t.Error("the dead one was taken")
+	}
+	f.gone(b)
 }

@@ -267,7 +267,6 @@ func run(n uintptr) {
 				c.set = 0
 				_, e = call(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&c.set)), 0, setSize, 0, 0)
 			} else if e == 0 {
-				closeFiles()
 				i = a[0] - 1
 			}
 		case OpSend:
@@ -287,6 +286,10 @@ func run(n uintptr) {
 			}
 		case OpClose:
 			closeFiles()
+		case OpTurn:
+			_, e = call(unix.SYS_DUP3, a[0], c.sock, unix.O_CLOEXEC, 0, 0, 0)
+		case OpStop:
+			return
 		case OpEnter:
 			if _, c.tried = call(unix.SYS_CHDIR, a[0], 0, 0, 0, 0, 0); c.tried != 0 {
 				i = a[1] - 1

@@ -28,7 +28,7 @@ const (
 	Slot
 )
 
-// Slots is how many slots there are.
+// Slots is how many slots there are. A program finds them as the one before left them.
 const Slots = 32
 
 // Base is where a program is mapped, so that it can hold pointers: below what Go's
@@ -37,8 +37,7 @@ const Base = 0x30_0000_0000
 
 // Steps that are more than a system call.
 const (
-	// OpFork goes on in a child, with all signals unblocked. The parent closes the program's descriptors, keeps the
-	// child in Slot Store, and goes on at Args[0].
+	// OpFork goes on in a child, with all signals unblocked. The parent keeps the child in Slot Store, and goes on at Args[0].
 	OpFork = 1<<32 + iota
 	// OpSend sends a Reply of Kind Args[0], with the Args[2] bytes at Args[1], and if Args[4] is 1 the descriptor Args[3].
 	OpSend
@@ -48,6 +47,10 @@ const (
 	OpMemory
 	// OpClose closes the program's descriptors.
 	OpClose
+	// OpTurn has the process take programs from the socket Args[0] from then on, and answer there.
+	OpTurn
+	// OpStop ends the program: what follows is for others.
+	OpStop
 	// OpEnter changes to the directory Args[0]. An error is kept for OpGiveUp, and it goes on at Args[1].
 	OpEnter
 	// OpTry executes the file Args[0] with the arguments and environment at Args[1] and Args[2]. Where there is no such
@@ -71,7 +74,7 @@ type ReplyKind uint32
 const (
 	// Ready is that it has done what it was told, and waits.
 	Ready ReplyKind = iota + 1
-	// Started comes right before the command is executed.
+	// Started comes from the command's process right before it executes the command.
 	Started
 	// Ended comes when the command and all others have ended.
 	Ended

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -65,12 +66,15 @@ func (m *Manager) Create(name string, l Limits) (*Group, error) {
 	return g, nil
 }
 
-// Limit puts limits in force, in place of those that are: each value was read back.
+// Limit puts limits in force, in place of those that are: each value was read back. What is in force already costs nothing.
 func (g *Group) Limit(l Limits) error {
 	if err := g.m.Check(l); err != nil {
 		return err
 	}
 	asked := l.asked()
+	if g.asked != nil && maps.Equal(asked, g.asked) {
+		return nil
+	}
 	for k, v := range g.asked {
 		if asked[k] == v {
 			continue
@@ -79,9 +83,13 @@ func (g *Group) Limit(l Limits) error {
 			return err
 		}
 	}
-	g.asked = asked
+	g.asked = nil // until all are
 	clear(g.applied)
-	return g.apply(l)
+	if err := g.apply(l); err != nil {
+		return err
+	}
+	g.asked = asked
+	return nil
 }
 
 // Expect has the kernel keep ready to put processes into groups, until done is called: the

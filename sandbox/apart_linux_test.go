@@ -73,7 +73,7 @@ func TestSessionKeyringIsItsOwn(t *testing.T) {
 	must(t, err)
 	defer func() { must(t, x.close()) }()
 	for range 2 {
-		b, err := f.host.prepare(x, netpolicy.Isolated, FilterOptions{})
+		b, err := f.host.prepare(x, kindOf{network: netpolicy.Isolated}, limits.Limits{})
 		must(t, err)
 		defer func() { must(t, b.undoAll()) }()
 		p := newProgram()
@@ -145,7 +145,7 @@ func TestWarmHasNoLimitsOfOthers(t *testing.T) {
 	k := &kind{used: time.Now()}
 	key := kindOf{root: f.root, network: netpolicy.Isolated}
 	must(t, f.host.ready(key, k))
-	b, err := f.host.prepare(k.template, key.network, key.filter)
+	b, err := f.host.prepare(k.template, key, limits.Limits{})
 	must(t, err)
 	must(t, b.group.Limit(limits.Limits{MemoryBytes: 64 << 20, PidsMax: 5, CPUQuotaUS: 50_000}))
 	k.boxes = append(k.boxes, b)
@@ -185,7 +185,7 @@ func TestTemplateIsOutOfReach(t *testing.T) {
 	x, err := f.host.templates.make(f.root, nil)
 	must(t, err)
 	defer func() { must(t, x.close()) }()
-	b, err := f.host.prepare(x, netpolicy.Isolated, FilterOptions{})
+	b, err := f.host.prepare(x, kindOf{network: netpolicy.Isolated}, limits.Limits{})
 	must(t, err)
 	defer func() { must(t, b.undoAll()) }()
 	p := newProgram()

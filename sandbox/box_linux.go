@@ -54,17 +54,17 @@ func (b *box) undoAll() error {
 // dir is the sandbox's directory.
 func (b *box) dir() string { return filepath.Join(b.host.cfg.Dir, "layers", b.id) }
 
-// prepare makes a box for a root that x is the template of.
-func (h *Host) prepare(x *template, network netpolicy.Policy, filter FilterOptions) (*box, error) {
+// prepare makes a box of a kind, x being the template of its root, with limits in force.
+func (h *Host) prepare(x *template, k kindOf, l limits.Limits) (*box, error) {
 	b := &box{host: h, id: "s-" + strings.ToLower(rand.Text()), lost: make(chan struct{})}
-	if err := b.make(x, network, filter); err != nil {
+	if err := b.make(x, k, l); err != nil {
 		return nil, errors.Join(b.explain(err), b.undoAll())
 	}
 	return b, nil
 }
 
-func (b *box) make(x *template, network netpolicy.Policy, filter FilterOptions) (err error) {
-	h := b.host
+func (b *box) make(x *template, k kindOf, l limits.Limits) (err error) {
+	h, network := b.host, k.network
 	if b.ids, err = h.ranges.take(); err != nil {
 		return err
 	}
@@ -72,7 +72,7 @@ func (b *box) make(x *template, network netpolicy.Policy, filter FilterOptions) 
 	if err := b.makeDir(); err != nil {
 		return err
 	}
-	if b.group, err = h.cfg.Limits.Create(b.id, limits.Limits{}); err != nil {
+	if b.group, err = h.cfg.Limits.Create(b.id, l); err != nil {
 		return err
 	}
 	b.later(b.group.Close)
@@ -123,7 +123,7 @@ func (b *box) make(x *template, network netpolicy.Policy, filter FilterOptions) 
 	if !in {
 		return fmt.Errorf("the first process is not in its control group %s", b.group.Path())
 	}
-	p := h.preparations[filter]
+	p := h.preparations[k.filter]
 	if err := p.send(b.sock, files); err != nil {
 		return err
 	}

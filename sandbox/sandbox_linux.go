@@ -89,11 +89,7 @@ func (h *Host) try(ctx context.Context, spec *Spec, fresh bool) (*Sandbox, error
 }
 
 func (s *Sandbox) start(ctx context.Context, spec *Spec) (err error) {
-	l := spec.Limits
-	if l.PidsMax > 0 {
-		l.PidsMax += ownPids
-	}
-	if err := s.group.Limit(l); err != nil {
+	if err := s.group.Limit(spec.groupLimits()); err != nil {
 		return err
 	}
 	if err := s.readyLayer(spec.Work); err != nil {

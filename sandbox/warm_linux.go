@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sandboxd/sandboxd/limits"
 	"github.com/sandboxd/sandboxd/netpolicy"
 	"github.com/sandboxd/sandboxd/rootfs"
 )
@@ -28,6 +29,7 @@ type kind struct {
 	unmade   bool
 
 	// The host's lock guards these.
+	limits limits.Limits // of the last task: the next one's may be the same
 	boxes  []*box
 	making int
 	used   time.Time
@@ -55,14 +57,14 @@ func (h *Host) obtain(spec *Spec, fresh bool) (*box, error) {
 	if !spec.Shared || len(spec.Inputs) > 0 {
 		return h.single(spec)
 	}
-	key := kindOf{spec.Root, spec.Network, spec.filter()}
+	key := spec.kind()
 	h.mu.Lock()
 	k := h.kinds[key]
 	if k == nil {
 		k = &kind{}
 		h.kinds[key] = k
 	}
-	k.used = time.Now()
+	k.used, k.limits = time.Now(), spec.limitsAhead()
 	var b *box
 	for b == nil && len(k.boxes) > 0 && !fresh {
 		b, k.boxes = k.boxes[len(k.boxes)-1], k.boxes[:len(k.boxes)-1]
@@ -78,12 +80,29 @@ func (h *Host) obtain(spec *Spec, fresh bool) (*box, error) {
 	if err := h.ready(key, k); err != nil {
 		return nil, err
 	}
-	return h.prepare(k.template, key.network, key.filter)
+	return h.prepare(k.template, key, spec.limitsAhead())
 }
 
-// filter is the variant that the command is confined by.
-func (s *Spec) filter() FilterOptions {
-	return FilterOptions{Debug: s.Debug, Direct: s.Work.Mode == WorkDirect}
+func (s *Spec) kind() kindOf {
+	return kindOf{s.Root, s.Network, FilterOptions{Debug: s.Debug, Direct: s.Work.Mode == WorkDirect}}
+}
+
+// groupLimits are the task's, with room for what is not the task's.
+func (s *Spec) groupLimits() limits.Limits {
+	l := s.Limits
+	if l.PidsMax > 0 {
+		l.PidsMax += ownPids
+	}
+	return l
+}
+
+// limitsAhead are those that a box is made with: the task's, unless the making would take long with them, or not succeed.
+func (s *Spec) limitsAhead() limits.Limits {
+	l := s.groupLimits()
+	if l.MemoryBytes > 0 && l.MemoryBytes < 64<<20 || l.PidsMax > 0 && l.PidsMax < 16 || l.CPUQuotaUS > 0 && l.CPUQuotaUS < 50_000 {
+		return limits.Limits{}
+	}
+	return l
 }
 
 // ready makes a kind's template where there is none: what kept the last one from being made may be over.
@@ -105,7 +124,7 @@ func (h *Host) single(spec *Spec) (*box, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := h.prepare(x, spec.Network, spec.filter())
+	b, err := h.prepare(x, spec.kind(), spec.limitsAhead())
 	if e := x.close(); e != nil && b != nil {
 		return nil, errors.Join(e, b.undoAll())
 	}
@@ -213,13 +232,13 @@ func (h *Host) startKeeper() {
 // fill makes boxes until there are enough, or a task needs the processor.
 func (h *Host) fill() {
 	for {
-		key, k := h.lacking()
+		key, k, limits := h.lacking()
 		if k == nil {
 			return
 		}
 		b, err := (*box)(nil), h.ready(key, k)
 		if err == nil {
-			b, err = h.prepare(k.template, key.network, key.filter)
+			b, err = h.prepare(k.template, key, limits)
 		}
 		h.mu.Lock()
 		k.making--
@@ -239,19 +258,19 @@ func (h *Host) fill() {
 
 // lacking is a kind of which there are too few boxes, and counts one for it; nil if none is to be made now. While a task
 // is about to start, and with as many as processors, nothing is made ahead: it would take from the tasks what it gives to the next one.
-func (h *Host) lacking() (key kindOf, k *kind) {
+func (h *Host) lacking() (key kindOf, k *kind, l limits.Limits) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed || h.short || h.starting > 0 || h.running >= runtime.NumCPU() {
-		return key, nil
+		return key, nil, l
 	}
 	for key, k := range h.kinds {
 		if len(k.boxes)+k.making < h.cfg.Warm && time.Since(k.used) < warmFor {
 			k.making++
-			return key, k
+			return key, k, k.limits
 		}
 	}
-	return key, nil
+	return key, nil, l
 }
 
 // trim unmakes the boxes of kinds that nobody asked for in a while, and all where memory is short.

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -12,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sandboxd/sandboxd/limits"
 	"github.com/sandboxd/sandboxd/netpolicy"
 )
 
@@ -447,4 +449,31 @@ func TestWarmCommandKilled(t *testing.T) {
 		t.Error("the dead one was taken")
 	}
 	f.gone(b)
+}
+
+// TestWarmLimitsAhead: what waits has the limits of the last task in force, unless they are too small to be made with.
+func TestWarmLimitsAhead(t *testing.T) {
+	f := newByHand(t, 1)
+	usual := limits.Limits{MemoryBytes: 256 << 20, PidsMax: 50}
+	for _, c := range []struct {
+		last, want limits.Limits
+	}{{usual, usual}, {limits.Limits{MemoryBytes: 32 << 20}, limits.Limits{}}, {limits.Limits{PidsMax: 4}, limits.Limits{}}} {
+		f.host.trim(true)
+		f.host.trim(false)
+		before := f.check(Spec{Shared: true, Argv: []string{"true"}, Limits: c.last}).box.Group().Applied()
+		f.host.fill()
+		b := f.waiting()[0]
+		if c.want != (limits.Limits{}) && !maps.Equal(b.group.Applied(), before) || c.want == (limits.Limits{}) && len(b.group.Applied()) > 2 {
+			t.Errorf("after %+v there waits one with %v", c.last, b.group.Applied())
+		}
+		// The task gets its own, those of before or others.
+		for _, l := range []limits.Limits{c.last, {MemoryBytes: 128 << 20}, {}} {
+			f.host.fill()
+			r := f.check(Spec{Shared: true, Argv: []string{"true"}, Limits: l})
+			fresh := f.check(Spec{Argv: []string{"true"}, Limits: l})
+			if got, want := r.box.Group().Applied(), fresh.box.Group().Applied(); !maps.Equal(got, want) {
+				t.Errorf("with %+v it has %v, and %v if made for it", l, got, want)
+			}
+		}
+	}
 }

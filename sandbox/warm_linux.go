@@ -41,6 +41,9 @@ const (
 	warmFor = 5 * time.Minute
 	// warmTick is how often it is looked whether they should.
 	warmTick = 10 * time.Second
+	// rest is how long after a start nothing is made, where half of the boxes wait: the task that was started, and the answer
+	// to its caller, come first.
+	rest = 5 * time.Millisecond
 	// lowMemory is the part of the machine's memory that must be available for boxes to wait: one of so many.
 	lowMemory = 20
 )
@@ -223,10 +226,29 @@ func (h *Host) startKeeper() {
 				h.note(err)
 				h.trim(short)
 			case <-h.keeper.wake:
+				if h.halfFull() {
+					select {
+					case <-h.keeper.stop:
+						return
+					case <-time.After(rest):
+					}
+				}
 				h.fill()
 			}
 		}
 	})
+}
+
+// halfFull reports whether of each kind that is in use half of the boxes wait.
+func (h *Host) halfFull() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, k := range h.kinds {
+		if 2*len(k.boxes) < h.cfg.Warm && time.Since(k.used) < warmFor {
+			return false
+		}
+	}
+	return true
 }
 
 // fill makes boxes until there are enough, or a task needs the processor.

@@ -144,7 +144,7 @@ func (h *Host) begin() (err error) {
 	if h.space, err = newSpace(h.cfg.Limits.Mounts(), append([]string{h.cfg.Dir, "/proc", os.DevNull}, h.libs...)); err != nil {
 		return err
 	}
-	if h.templates, err = openTemplates(filepath.Join(h.cfg.Dir, "base", "scratch")); err != nil {
+	if h.templates, err = openTemplates(filepath.Join(h.cfg.Dir, "base", "scratch"), h.libs); err != nil {
 		return err
 	}
 	h.startKeeper()

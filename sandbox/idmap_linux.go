@@ -210,18 +210,20 @@ func (x *idRange) fileMap(id uint32, inside int) ([]syscall.SysProcIDMap, error)
 // newUserNamespace makes a user namespace of which only the maps matter. They last
 // as long as the file.
 func newUserNamespace(uids, gids []syscall.SysProcIDMap) (ns *os.File, err error) {
+	return newNamespace("user", unix.CLONE_NEWUSER, uids, gids)
+}
+
+// newNamespace makes namespaces, and keeps the one of the name that it has in /proc. There is no process in it.
+func newNamespace(name string, flags uintptr, uids, gids []syscall.SysProcIDMap) (ns *os.File, err error) {
 	// A tracer is a thread. The child stops before its first instruction.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{"sandboxd-idmap"}
 	cmd.Env = []string{}
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWUSER, UidMappings: uids, GidMappings: gids,
-		Ptrace: true, Pdeathsig: unix.SIGKILL,
-	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags, UidMappings: uids, GidMappings: gids, Ptrace: true, Pdeathsig: unix.SIGKILL}
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("make a user namespace: %w", err)
+		return nil, fmt.Errorf("make a %s namespace: %w", name, err)
 	}
 	defer func() {
 		kill := cmd.Process.Kill()
@@ -229,9 +231,9 @@ func newUserNamespace(uids, gids []syscall.SysProcIDMap) (ns *os.File, err error
 		_, wait := cmd.Process.Wait()
 		err = errors.Join(err, kill, wait)
 	}()
-	ns, err = os.Open(fmt.Sprintf("/proc/%d/ns/user", cmd.Process.Pid))
+	ns, err = os.Open(fmt.Sprintf("/proc/%d/ns/%s", cmd.Process.Pid, name))
 	if err != nil {
-		return nil, fmt.Errorf("user namespace: %w", err)
+		return nil, fmt.Errorf("%s namespace: %w", name, err)
 	}
 	return ns, nil
 }

@@ -31,6 +31,8 @@ func init() {
 	switch os.Args[1] {
 	case "look":
 		look()
+	case "remount":
+		remount()
 	case "leave":
 		leave()
 		look()

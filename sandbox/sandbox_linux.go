@@ -448,6 +448,13 @@ func (s *Sandbox) inputs(p *program, spec *Spec) error {
 		if err != nil {
 			return fmt.Errorf("input %s: %w", in.Target, err)
 		}
+		if !st.IsDir() { // a directory is seen through an overlay that has no place for writes
+			open := t
+			t, err = s.host.templates.lock(open)
+			if err = errors.Join(err, open.Close()); err != nil {
+				return fmt.Errorf("input %s: %w", in.Target, err)
+			}
+		}
 		p.input(in.Target, t, st.IsDir())
 	}
 	return nil

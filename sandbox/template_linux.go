@@ -16,12 +16,18 @@ import (
 )
 
 // templates are roots, put together and read-only, of which each sandbox gets a copy of the mounts.
-// They are attached in a mount namespace that nobody else sees, since before Linux 6.15 only
-// what is attached can be cloned, and one thread alone is in it.
+// They are attached in mount namespaces that nobody else sees, since before Linux 6.15 only
+// what is attached can be cloned, and one thread alone is in them.
+//
+// They are put together in one, and reach the other by propagation. That is owned by a user namespace of its own, and so the
+// kernel locks their flags there (mount_namespaces(7)), as in all copies: no process of a sandbox's, whatever
+// it has in its own user namespace, can make one writable.
 type templates struct {
 	ask  chan func()
-	dir  string // where they are mounted, in that namespace
+	dir  string // where they are mounted, in those namespaces
 	last int
+	// making and locked are the namespaces, and at the one that the thread is in.
+	making, locked, at *os.File
 }
 
 // template is one of them. Its owners are the machine's: mapped gives each sandbox's copy others.
@@ -31,15 +37,20 @@ type template struct {
 	root *rootfs.Rootfs
 }
 
-// openTemplates starts the thread. Of the mounts it knows only dir's file system.
-func openTemplates(dir string) (*templates, error) {
+// openTemplates starts the thread. Of the mounts it knows only those that hold dir and what it takes to execute this program.
+func openTemplates(dir string, libs []string) (*templates, error) {
 	t := &templates{ask: make(chan func()), dir: dir}
 	ready := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		ready <- t.enter()
+		ready <- t.enter(libs)
 		for f := range t.ask {
 			f()
+		}
+		for _, f := range []*os.File{t.making, t.locked} {
+			if f != nil {
+				f.Close()
+			}
 		}
 	}()
 	if err := <-ready; err != nil {
@@ -49,27 +60,48 @@ func openTemplates(dir string) (*templates, error) {
 	return t, nil
 }
 
-func (t *templates) enter() error {
+func (t *templates) enter(libs []string) (err error) {
 	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
 		return err
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
-	if err := detachOthers([]string{t.dir, "/proc"}); err != nil {
+	if err := detachOthers(append([]string{t.dir, "/proc", os.DevNull}, libs...)); err != nil {
 		return err
 	}
-	return unix.Mount("sandboxd", t.dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=700,size=1m")
+	if err := unix.Mount("sandboxd", t.dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=700,size=1m"); err != nil {
+		return err
+	}
+	if err := unix.Mount("", t.dir, "", unix.MS_SHARED, ""); err != nil {
+		return err
+	}
+	if t.making, err = os.Open("/proc/thread-self/ns/mnt"); err != nil {
+		return err
+	}
+	t.at = t.making
+	t.locked, err = newNamespace("mnt", unix.CLONE_NEWUSER|unix.CLONE_NEWNS, nil, nil)
+	return err
 }
 
-// do runs f in the namespace.
-func (t *templates) do(f func() error) error {
+// do runs f in one of the namespaces.
+func (t *templates) do(ns *os.File, f func() error) error {
 	done := make(chan error)
-	t.ask <- func() { done <- f() }
+	t.ask <- func() { done <- t.in(ns, f) }
 	return <-done
 }
 
-// close unmakes the namespace. There must be no other call at the time, nor later.
+func (t *templates) in(ns *os.File, f func() error) error {
+	if t.at != ns {
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS); err != nil {
+			return fmt.Errorf("mount namespace of templates: %w", err)
+		}
+		t.at = ns
+	}
+	return f()
+}
+
+// close unmakes the namespaces. There must be no other call at the time, nor later.
 func (t *templates) close() { close(t.ask) }
 
 // make puts a root together, with places for inputs as far as the root's own tree holds them.
@@ -100,7 +132,7 @@ func (t *templates) make(root *rootfs.Rootfs, inputs []Bind) (_ *template, err e
 		trees = append(trees, f)
 	}
 	x := &template{of: t, root: root}
-	err = t.do(func() error {
+	err = t.do(t.making, func() error {
 		t.last++
 		x.at = filepath.Join(t.dir, fmt.Sprint(t.last))
 		if err := os.Mkdir(x.at, 0o700); err != nil {
@@ -124,7 +156,43 @@ func (t *templates) make(root *rootfs.Rootfs, inputs []Bind) (_ *template, err e
 	if err != nil {
 		return nil, err
 	}
+	err = t.do(t.locked, func() error {
+		// Copies of it are to be nobody's slaves.
+		return unix.MountSetattr(unix.AT_FDCWD, x.at, unix.AT_RECURSIVE, &unix.MountAttr{Propagation: unix.MS_PRIVATE})
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock the root: %w", err), x.close())
+	}
 	return x, nil
+}
+
+// lock is a copy of a detached mount, without others below it, with locked flags. The caller closes both.
+func (t *templates) lock(tree *os.File) (_ *os.File, err error) {
+	fd, at := -1, filepath.Join(t.dir, "file")
+	err = t.do(t.making, func() error {
+		f, err := os.OpenFile(at, os.O_WRONLY|os.O_CREATE, 0o400)
+		if err != nil {
+			return err
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
+		if err := unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return fmt.Errorf("attach: %w", err)
+		}
+		err = t.in(t.locked, func() (err error) {
+			fd, err = unix.OpenTree(unix.AT_FDCWD, at, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+			return err
+		})
+		return errors.Join(err, t.in(t.making, func() error { return unix.Unmount(at, unix.MNT_DETACH) }))
+	})
+	if err != nil {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+		return nil, fmt.Errorf("lock the mount of %s: %w", tree.Name(), err)
+	}
+	return os.NewFile(uintptr(fd), tree.Name()), nil
 }
 
 // fill makes a root's own tree, and in it the places of inputs that are not there. What
@@ -217,14 +285,15 @@ func attachBeneath(tree *os.File, root int, target string) error {
 	return nil
 }
 
-// remove detaches it, and is called in the namespace.
+// remove detaches it where it was made, and is called there.
 func (x *template) remove() error {
 	return errors.Join(unix.Unmount(x.at, unix.MNT_DETACH), os.Remove(x.at))
 }
 
 // close detaches it. Sandboxes keep their copies.
 func (x *template) close() error {
-	if err := x.of.do(x.remove); err != nil {
+	err := x.of.do(x.of.locked, func() error { return unix.Unmount(x.at, unix.MNT_DETACH) })
+	if err = errors.Join(err, x.of.do(x.of.making, x.remove)); err != nil {
 		return fmt.Errorf("template of a root: %w", err)
 	}
 	return nil
@@ -233,7 +302,7 @@ func (x *template) close() error {
 // clone is a copy of the mounts, detached, whose owners ids says.
 func (x *template) clone(ids *os.File) (*os.File, error) {
 	fd := -1
-	err := x.of.do(func() (err error) {
+	err := x.of.do(x.of.locked, func() (err error) {
 		fd, err = unix.OpenTree(unix.AT_FDCWD, x.at, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 		return err
 	})

@@ -53,13 +53,15 @@ type MemberStatus struct {
 	// Fault says why it is not healthy.
 	Fault string `json:"fault,omitempty"`
 	// Restarts counts how often it was replaced by a new one.
-	Restarts    int64 `json:"restarts"`
-	MaxParallel int64 `json:"max_parallel"`
-	Active      int64 `json:"active_tasks"`
-	Executed    int64 `json:"total_executed"`
-	Successful  int64 `json:"successful"`
-	Failed      int64 `json:"failed"`
-	CacheHits   int64 `json:"cache_hits"`
+	Restarts int64 `json:"restarts"`
+	// Platforms are those of its Capabilities.
+	Platforms   []string `json:"platforms,omitempty"`
+	MaxParallel int64    `json:"max_parallel"`
+	Active      int64    `json:"active_tasks"`
+	Executed    int64    `json:"total_executed"`
+	Successful  int64    `json:"successful"`
+	Failed      int64    `json:"failed"`
+	CacheHits   int64    `json:"cache_hits"`
 }
 
 // ExecutorStatus is the name that the protocol uses.
@@ -112,6 +114,8 @@ type TaskEvent struct {
 	Kind EventKind
 	// Data is a piece of the stream that Kind names.
 	Data []byte
+	// Platform, of EventStarted, is what the task runs on.
+	Platform string
 	// buffer is what Data lies in, if NewTaskEvent took it from a pool.
 	buffer *[]byte
 }

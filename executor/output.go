@@ -91,8 +91,10 @@ type TaskOutput struct {
 	// Cached says that the result came from the cache.
 	Cached bool `json:"cached"`
 
-	Usage   Usage   `json:"usage"`
-	Applied Applied `json:"applied"`
+	// Platform is what it ran on, of the TaskSpec's Platforms.
+	Platform string  `json:"platform"`
+	Usage    Usage   `json:"usage"`
+	Applied  Applied `json:"applied"`
 	// UndeclaredWrites are paths in the work directory that the task made or
 	// changed and that were dropped, MaxListed at most; UndeclaredTotal counts all.
 	UndeclaredWrites []string `json:"undeclared_writes"`

@@ -1,6 +1,11 @@
 package executor
 
-import "time"
+import (
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+)
 
 // Bounds on what a task may hold. Validate refuses more.
 const (
@@ -25,6 +30,9 @@ const (
 	MaxDeps    = 10_000
 	// MaxPathBytes is the kernel's PATH_MAX less its NUL.
 	MaxPathBytes = 4095
+	// MaxPlatforms bounds Platforms, and MaxPlatformBytes each of them.
+	MaxPlatforms     = 16
+	MaxPlatformBytes = 64
 	// MaxNameBytes bounds Name and Recipe.
 	MaxNameBytes = 256
 	// MaxTimeout is the longest timeout that can be asked for.
@@ -74,6 +82,10 @@ type TaskSpec struct {
 	// Rootfs is an absolute path to a directory used as the root file system,
 	// read-only; empty is the executor's default (the host's /usr and kin).
 	Rootfs string `json:"rootfs,omitempty"`
+	// Platforms are those that the task may run on, GOOS/GOARCH as in Capabilities, the one it
+	// should run on first: it goes to another only where no executor of the ones before can run it. The answer tells
+	// which it was. Empty is the executor's own, of several the one that its configuration says.
+	Platforms []string `json:"platforms,omitempty"`
 
 	// Timeout is the wall time from start to TERM; 0 is DefaultTimeout.
 	Timeout time.Duration `json:"timeout,omitempty"`
@@ -96,6 +108,22 @@ type TaskSpec struct {
 	// before all of a lower one, whoever's they are. Above 0 takes root or a configuration that allows
 	// it. It takes no part in the signature.
 	Priority int `json:"priority,omitempty"`
+}
+
+// PlatformWasm is the platform of tasks in WebAssembly.
+const PlatformWasm = "wasip1/wasm"
+
+// PlatformNative is the platform of this program, and so of the sandboxes that it makes.
+const PlatformNative = runtime.GOOS + "/" + runtime.GOARCH
+
+// CheckPlatform refuses a task that may not run on a platform. The error is Unsupported.
+func (t *TaskSpec) CheckPlatform(platform string) error {
+	if len(t.Platforms) == 0 || slices.Contains(t.Platforms, platform) {
+		return nil
+	}
+	e := Errorf(Unsupported, "the task is for %s, and this executor runs tasks on %s; name that one, too, or use another executor", strings.Join(t.Platforms, " or "), platform)
+	e.Field = "platforms"
+	return e
 }
 
 // Input is a read-only file or directory of the executor's machine.

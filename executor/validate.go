@@ -1,7 +1,9 @@
 package executor
 
 import (
+	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -16,7 +18,7 @@ func (t *TaskSpec) Validate() error {
 		return FieldErrorf("spec", "is missing; send a TaskSpec")
 	}
 	for _, check := range []func() error{
-		t.checkNames, t.checkCommand, t.checkPaths, t.checkEnv, t.checkOutputs,
+		t.checkNames, t.checkCommand, t.checkPaths, t.checkPlatforms, t.checkEnv, t.checkOutputs,
 		t.checkInputs, t.checkModes, t.checkNetwork, t.Limits.validate,
 	} {
 		if err := check(); err != nil {
@@ -53,6 +55,9 @@ func (t *TaskSpec) size() int {
 		n += len(s) + frame
 	}
 	for _, s := range t.Allow {
+		n += len(s) + frame
+	}
+	for _, s := range t.Platforms {
 		n += len(s) + frame
 	}
 	return n
@@ -144,6 +149,34 @@ func (t *TaskSpec) checkPaths() error {
 		return FieldErrorf("workdir_mode", "is direct without a workdir; name the directory to write to")
 	}
 	return nil
+}
+
+func (t *TaskSpec) checkPlatforms() error {
+	if err := CheckPlatforms(t.Platforms); err != nil {
+		return FieldErrorf("platforms", "%w", err)
+	}
+	return nil
+}
+
+// CheckPlatforms says what is wrong with a list of platforms.
+func CheckPlatforms(platforms []string) error {
+	if len(platforms) > MaxPlatforms {
+		return fmt.Errorf("has %d entries; use at most %d", len(platforms), MaxPlatforms)
+	}
+	for i, p := range platforms {
+		system, arch, ok := strings.Cut(p, "/")
+		if !ok || !isPlatformWord(system) || !isPlatformWord(arch) || len(p) > MaxPlatformBytes {
+			return fmt.Errorf("%.80q is no platform; write one such as %s or %s", p, PlatformNative, PlatformWasm)
+		}
+		if slices.Contains(platforms[:i], p) {
+			return fmt.Errorf("%q is named twice; name it once", p)
+		}
+	}
+	return nil
+}
+
+func isPlatformWord(s string) bool {
+	return s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789") == ""
 }
 
 func (t *TaskSpec) checkEnv() error {

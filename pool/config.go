@@ -34,6 +34,9 @@ const (
 	Wasm Backend = "wasm"
 	// Remote sends them to a cluster.
 	Remote Backend = "remote"
+	// Auto is Local where that can be opened, and Wasm where its error is Unsupported: where this
+	// machine makes no sandboxes. Capabilities and status tell which it is.
+	Auto Backend = "auto"
 )
 
 // ExecutorConfig is one executor of a Pool, as an [[executor]] table of the daemon's
@@ -68,8 +71,8 @@ func (c ExecutorConfig) Validate() error {
 	switch {
 	case !nameRule.MatchString(c.Name):
 		return fmt.Errorf("name: %.80q is not 1 to 32 letters, digits, - and _; give each executor a name", c.Name)
-	case c.Backend != "" && c.Backend != Local && c.Backend != Wasm && c.Backend != Remote:
-		return fmt.Errorf("backend: %.80q is unknown; use local, wasm or remote", c.Backend)
+	case c.Backend != "" && c.Backend != Local && c.Backend != Wasm && c.Backend != Remote && c.Backend != Auto:
+		return fmt.Errorf("backend: %.80q is unknown; use local, wasm, auto or remote", c.Backend)
 	case c.ComponentPath != "" && c.Backend != Wasm:
 		return fmt.Errorf("component_path: is for backend wasm; leave it out")
 	case c.Endpoint != "" && c.Backend != Remote:
@@ -93,7 +96,10 @@ func (c ExecutorConfig) Validate() error {
 type Config struct {
 	// Executors are its members, 1 to MaxExecutors, each with a name of its own.
 	Executors []ExecutorConfig
-	// Open makes the executor that c describes: each at New, and anew where one has failed and was closed. It
+	// Platforms are those of tasks that name none: see executor.TaskSpec. Default: the first
+	// executor's.
+	Platforms []string
+	// Open makes the executor that c describes, whose Backend is never Auto: each at New, and anew where one has failed and was closed. It
 	// belongs to the Pool, which closes it. ctx ends when New's does or the Pool is closed; Open returns then.
 	Open func(ctx context.Context, c ExecutorConfig) (executor.Executor, error)
 	// MayRaise is the highest TaskSpec.Priority that a caller may ask for; nil: root may ask for any, and
@@ -133,6 +139,9 @@ func (c Config) waiting() (all, perUser int) {
 func (c Config) Validate() error {
 	if n := len(c.Executors); n < 1 || n > MaxExecutors {
 		return fmt.Errorf("there are %d executors; give 1 to %d", n, MaxExecutors)
+	}
+	if err := executor.CheckPlatforms(c.Platforms); err != nil {
+		return fmt.Errorf("platforms: %w", err)
 	}
 	names, dirs := map[string]bool{}, map[string]bool{}
 	for i, e := range c.Executors {

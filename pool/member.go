@@ -59,7 +59,7 @@ type verdict struct {
 
 // open opens the executor and sees that it is well.
 func (m *member) open(ctx context.Context) (*live, error) {
-	e, err := m.pool.cfg.Open(ctx, m.cfg)
+	e, err := m.choose(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -72,6 +72,26 @@ func (m *member) open(ctx context.Context) (*live, error) {
 	}
 	l.can = v.can
 	return l, nil
+}
+
+// choose opens the backend.
+func (m *member) choose(ctx context.Context) (executor.Executor, error) {
+	c := m.cfg
+	if c.Backend != Auto {
+		return m.pool.cfg.Open(ctx, c)
+	}
+	c.Backend = Local
+	e, err := m.pool.cfg.Open(ctx, c)
+	if err == nil || executor.KindOf(err) != executor.Unsupported {
+		return e, err
+	}
+	c.Backend = Wasm
+	e, err2 := m.pool.cfg.Open(ctx, c)
+	if err2 != nil {
+		return nil, errors.Join(err, err2)
+	}
+	m.pool.log.WithField("executor", c.Name).WithError(err).Warn("no sandboxes can be made here; its tasks run in WebAssembly")
+	return e, nil
 }
 
 // ended is a context without grace.

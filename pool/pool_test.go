@@ -32,7 +32,7 @@ type scripted struct {
 
 // fresh makes one that runs tasks by run, so many at once.
 func fresh(places int, run func(ctx context.Context, spec *executor.TaskSpec) (*executor.TaskOutput, error)) *scripted {
-	s := &scripted{run: run, can: executor.Capabilities{MaxParallel: places, Networks: []string{"isolated"}, Version: "test", Limits: []string{"memory_bytes"}}}
+	s := &scripted{run: run, can: executor.Capabilities{Platforms: []string{executor.PlatformNative}, MaxParallel: places, Networks: []string{"isolated"}, Version: "test", Limits: []string{"memory_bytes"}}}
 	s.life, s.end = context.WithCancel(context.Background())
 	return s
 }

@@ -57,6 +57,7 @@ func (p *Pool) AllStatus() []executor.MemberStatus {
 			Name: m.cfg.Name, Healthy: m.up, Restarts: m.restarts, MaxParallel: int64(m.places),
 			Active: m.counts.active, Executed: m.counts.executed, Successful: m.counts.successful, Failed: m.counts.failed, CacheHits: m.counts.hits,
 		}
+		all[i].Platforms = m.can.Platforms
 		if m.fault != nil {
 			all[i].Fault = m.fault.Error()
 		}

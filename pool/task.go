@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/sandboxd/sandboxd/executor"
@@ -37,6 +39,11 @@ func (p *Pool) Execute(ctx context.Context, spec *executor.TaskSpec) (out *execu
 	if err := spec.Validate(); err != nil {
 		return nil, err
 	}
+	if len(spec.Platforms) == 0 {
+		with := *spec
+		with.Platforms = p.platforms()
+		spec = &with
+	}
 	t := &task{Pool: p, spec: spec, events: teller{to: executor.EventsFrom(ctx)}, failed: map[*live]bool{}}
 	var ok bool
 	if t.caller, ok = executor.CallerFrom(ctx); !ok {
@@ -53,6 +60,17 @@ func (p *Pool) Execute(ctx context.Context, spec *executor.TaskSpec) (out *execu
 		err = executor.Errorf(executor.Canceled, "canceled before there was a result: %w", err)
 	}
 	return out, err
+}
+
+// platforms are those of a task that names none.
+func (p *Pool) platforms() []string {
+	if len(p.cfg.Platforms) > 0 {
+		return p.cfg.Platforms
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	can := p.members[0].can.Platforms
+	return can[:min(1, len(can))]
 }
 
 // enter counts the task in.
@@ -123,7 +141,8 @@ func (t *task) run(ctx context.Context) (*executor.TaskOutput, error) {
 		if err == nil || !t.again(ctx, m, l, err) {
 			return out, err
 		}
-		if !errors.Is(err, errElsewhere) {
+		// It was not the caller who canceled it, but an executor that was closed.
+		if !errors.Is(err, errElsewhere) && executor.KindOf(err) != executor.Canceled {
 			last = err
 		}
 	}
@@ -153,6 +172,9 @@ func (t *task) choose(ctx context.Context, last error) (*member, *live, error) {
 		}
 		held, err = t.places.take(ctx, want{user: t.caller.UID, priority: t.spec.Priority, members: members, at: -1})
 		if err != nil {
+			if now, _, err2 := t.candidates(last); err2 == nil && now&members == 0 {
+				return nil, nil, nil // they failed meanwhile, and there are others
+			}
 			return nil, nil, err
 		}
 		t.hold(held)
@@ -166,40 +188,62 @@ func (t *task) choose(ctx context.Context, last error) (*member, *live, error) {
 	return m, l, err
 }
 
-// candidates are the members that may run the task, and those of them that take turns.
+// candidates are the members that may run the task, and those of them that take turns: of the first of its
+// platforms for which there are any.
 func (t *task) candidates(last error) (members, turns uint64, err error) {
 	p := t.Pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var up, unfit, soon uint64
-	for _, m := range p.members {
-		if t.cannot&m.bit != 0 || m.live != nil && t.failed[m.live] {
-			continue
+	var unfit uint64
+	offered := false
+	for _, platform := range t.spec.Platforms {
+		up, soon := uint64(0), uint64(0)
+		for _, m := range p.members {
+			if !slices.Contains(m.can.Platforms, platform) {
+				continue
+			}
+			offered = true
+			if t.cannot&m.bit != 0 || m.live != nil && t.failed[m.live] {
+				continue
+			}
+			fit := fits(t.spec, m.can)
+			switch {
+			case m.up && fit:
+				up |= m.bit
+			case m.up:
+				unfit |= m.bit
+			case m.hope && fit:
+				soon |= m.bit
+			}
+			if m.up && m.live.turns {
+				turns |= m.bit
+			}
 		}
-		fit := fits(t.spec, m.can)
 		switch {
-		case m.up && fit:
-			up |= m.bit
-		case m.up:
-			unfit |= m.bit
-		case m.hope && fit:
-			soon |= m.bit
-		}
-		if m.up && m.live.turns {
-			turns |= m.bit
+		case up != 0:
+			return up, up & turns, nil
+		case soon != 0:
+			return soon, 0, nil
 		}
 	}
 	switch {
-	case up != 0:
-		return up, up & turns, nil
-	case soon != 0:
-		return soon, 0, nil
 	case last != nil:
 		return 0, 0, last
 	case unfit != 0: // which says itself what is missing, and what to do
 		return unfit, unfit & turns, nil
+	case !offered:
+		return 0, 0, p.errPlatform(t.spec)
 	}
 	return 0, 0, p.errNone()
+}
+
+// errPlatform is why a task goes to none of the members. The lock is held.
+func (p *Pool) errPlatform(spec *executor.TaskSpec) error {
+	var all []string
+	for _, m := range p.members {
+		all = union(all, m.can.Platforms)
+	}
+	return spec.CheckPlatform(strings.Join(all, ", "))
 }
 
 // join counts the task in at a member; there is none if that has failed meanwhile.

@@ -804,6 +804,7 @@ type TaskEvent struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	Platform      string                 `protobuf:"bytes,3,opt,name=platform,proto3" json:"platform,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -852,6 +853,13 @@ func (x *TaskEvent) GetData() []byte {
 	return nil
 }
 
+func (x *TaskEvent) GetPlatform() string {
+	if x != nil {
+		return x.Platform
+	}
+	return ""
+}
+
 type TaskSpec struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          []byte                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -874,6 +882,7 @@ type TaskSpec struct {
 	Allow         [][]byte               `protobuf:"bytes,18,rep,name=allow,proto3" json:"allow,omitempty"`
 	Audit         bool                   `protobuf:"varint,19,opt,name=audit,proto3" json:"audit,omitempty"`
 	Priority      int32                  `protobuf:"varint,20,opt,name=priority,proto3" json:"priority,omitempty"`
+	Platforms     [][]byte               `protobuf:"bytes,21,rep,name=platforms,proto3" json:"platforms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1046,6 +1055,13 @@ func (x *TaskSpec) GetPriority() int32 {
 		return x.Priority
 	}
 	return 0
+}
+
+func (x *TaskSpec) GetPlatforms() [][]byte {
+	if x != nil {
+		return x.Platforms
+	}
+	return nil
 }
 
 type EnvVar struct {
@@ -1361,6 +1377,7 @@ type TaskOutput struct {
 	DeniedTotal       int64                  `protobuf:"varint,17,opt,name=denied_total,json=deniedTotal,proto3" json:"denied_total,omitempty"`
 	NetworkTraffic    []*RuleTraffic         `protobuf:"bytes,18,rep,name=network_traffic,json=networkTraffic,proto3" json:"network_traffic,omitempty"`
 	NeededAllow       [][]byte               `protobuf:"bytes,19,rep,name=needed_allow,json=neededAllow,proto3" json:"needed_allow,omitempty"`
+	Platform          string                 `protobuf:"bytes,20,opt,name=platform,proto3" json:"platform,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -1526,6 +1543,13 @@ func (x *TaskOutput) GetNeededAllow() [][]byte {
 		return x.NeededAllow
 	}
 	return nil
+}
+
+func (x *TaskOutput) GetPlatform() string {
+	if x != nil {
+		return x.Platform
+	}
+	return ""
 }
 
 type DeniedConnection struct {
@@ -2088,6 +2112,7 @@ type MemberStatus struct {
 	Successful    int64                  `protobuf:"varint,8,opt,name=successful,proto3" json:"successful,omitempty"`
 	Failed        int64                  `protobuf:"varint,9,opt,name=failed,proto3" json:"failed,omitempty"`
 	CacheHits     int64                  `protobuf:"varint,10,opt,name=cache_hits,json=cacheHits,proto3" json:"cache_hits,omitempty"`
+	Platforms     []string               `protobuf:"bytes,11,rep,name=platforms,proto3" json:"platforms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2190,6 +2215,13 @@ func (x *MemberStatus) GetCacheHits() int64 {
 		return x.CacheHits
 	}
 	return 0
+}
+
+func (x *MemberStatus) GetPlatforms() []string {
+	if x != nil {
+		return x.Platforms
+	}
+	return nil
 }
 
 type Capabilities struct {
@@ -2347,10 +2379,11 @@ const file_executor_proto_rawDesc = "" +
 	"\x05Error\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\tR\x05field\x12\x12\n" +
-	"\x04text\x18\x03 \x01(\fR\x04text\"3\n" +
+	"\x04text\x18\x03 \x01(\fR\x04text\"O\n" +
 	"\tTaskEvent\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
-	"\x04data\x18\x02 \x01(\fR\x04data\"\xde\x04\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x12\x1a\n" +
+	"\bplatform\x18\x03 \x01(\tR\bplatform\"\xfc\x04\n" +
 	"\bTaskSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x12\x16\n" +
 	"\x06recipe\x18\x02 \x01(\fR\x06recipe\x12\x16\n" +
@@ -2373,7 +2406,8 @@ const file_executor_proto_rawDesc = "" +
 	"\x05cache\x18\x11 \x01(\fR\x05cache\x12\x14\n" +
 	"\x05allow\x18\x12 \x03(\fR\x05allow\x12\x14\n" +
 	"\x05audit\x18\x13 \x01(\bR\x05audit\x12\x1a\n" +
-	"\bpriority\x18\x14 \x01(\x05R\bpriority\"2\n" +
+	"\bpriority\x18\x14 \x01(\x05R\bpriority\x12\x1c\n" +
+	"\tplatforms\x18\x15 \x03(\fR\tplatforms\"2\n" +
 	"\x06EnvVar\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\"5\n" +
@@ -2394,7 +2428,7 @@ const file_executor_proto_rawDesc = "" +
 	"\x04hash\x18\x01 \x01(\tR\x04hash\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\"\x1a\n" +
 	"\x04Blob\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data\"\xd1\x06\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\xed\x06\n" +
 	"\n" +
 	"TaskOutput\x12\x1c\n" +
 	"\tsignature\x18\x01 \x01(\tR\tsignature\x12C\n" +
@@ -2417,7 +2451,8 @@ const file_executor_proto_rawDesc = "" +
 	"\x12denied_connections\x18\x10 \x03(\v2&.sandboxd.executor.v1.DeniedConnectionR\x11deniedConnections\x12!\n" +
 	"\fdenied_total\x18\x11 \x01(\x03R\vdeniedTotal\x12J\n" +
 	"\x0fnetwork_traffic\x18\x12 \x03(\v2!.sandboxd.executor.v1.RuleTrafficR\x0enetworkTraffic\x12!\n" +
-	"\fneeded_allow\x18\x13 \x03(\fR\vneededAllow\"\x9a\x01\n" +
+	"\fneeded_allow\x18\x13 \x03(\fR\vneededAllow\x12\x1a\n" +
+	"\bplatform\x18\x14 \x01(\tR\bplatform\"\x9a\x01\n" +
 	"\x10DeniedConnection\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -2475,7 +2510,7 @@ const file_executor_proto_rawDesc = "" +
 	"\fqueued_tasks\x18\b \x01(\x03R\vqueuedTasks\x12\x1b\n" +
 	"\twaited_ns\x18\t \x01(\x03R\bwaitedNs\x12@\n" +
 	"\texecutors\x18\n" +
-	" \x03(\v2\".sandboxd.executor.v1.MemberStatusR\texecutors\"\xb2\x02\n" +
+	" \x03(\v2\".sandboxd.executor.v1.MemberStatusR\texecutors\"\xd0\x02\n" +
 	"\fMemberStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\ahealthy\x18\x02 \x01(\bR\ahealthy\x12\x14\n" +
@@ -2490,7 +2525,8 @@ const file_executor_proto_rawDesc = "" +
 	"\x06failed\x18\t \x01(\x03R\x06failed\x12\x1d\n" +
 	"\n" +
 	"cache_hits\x18\n" +
-	" \x01(\x03R\tcacheHits\"\x9e\x02\n" +
+	" \x01(\x03R\tcacheHits\x12\x1c\n" +
+	"\tplatforms\x18\v \x03(\tR\tplatforms\"\x9e\x02\n" +
 	"\fCapabilities\x12\x1e\n" +
 	"\n" +
 	"sandboxing\x18\x01 \x01(\bR\n" +

@@ -28,6 +28,7 @@ func Conformance(t *testing.T, open func(t *testing.T) executor.Executor) {
 		{"ExitCodes", (*suite).exitCodes},
 		{"StreamsAreExact", (*suite).streams},
 		{"SpecArrives", (*suite).specArrives},
+		{"Platforms", (*suite).platforms},
 		{"EventsAreTheStreams", (*suite).eventsAreTheStreams},
 		{"Outputs", (*suite).outputs},
 		{"CancelEndsTheTask", (*suite).cancel},
@@ -124,6 +125,36 @@ func (s *suite) specArrives() {
 	out := s.run(s.Context(), spec)
 	if want := "one two||\xff'\n|v=w|\xfe x|in\x00\xff"; string(out.Stdout.Inline) != want {
 		s.Errorf("the task saw %q; want %q; stderr %q", out.Stdout.Inline, want, out.Stderr.Inline)
+	}
+}
+
+// platforms: a task runs on a platform that it names, which the events and the answer tell, and on no other.
+func (s *suite) platforms() {
+	c, err := s.e.Capabilities(s.Context())
+	if err != nil || len(c.Platforms) == 0 {
+		s.Fatalf("platforms %q, %v; want one", c.Platforms, err)
+	}
+	const none = "plan9/mips"
+	for _, p := range c.Platforms {
+		spec := sh("true")
+		spec.Platforms = []string{none, p}
+		var started string
+		ctx := executor.WithEvents(s.Context(), func(e executor.TaskEvent) {
+			if e.Kind == executor.EventStarted {
+				started = e.Platform
+			}
+		})
+		if out := s.run(ctx, spec); out.Platform != p || started != p {
+			s.Errorf("for %s: it was started on %q, and ran on %q", p, started, out.Platform)
+		}
+	}
+	if out := s.run(s.Context(), sh("true")); !slices.Contains(c.Platforms, out.Platform) {
+		s.Errorf("for no platform: it ran on %q; want one of %q", out.Platform, c.Platforms)
+	}
+	spec := sh("true")
+	spec.Platforms = []string{none}
+	if out, err := s.e.Execute(s.Context(), spec); executor.KindOf(err) != executor.Unsupported || executor.AsError(err).Field != "platforms" || !strings.Contains(err.Error(), c.Platforms[0]) {
+		s.Errorf("for %s: output %v, error %v; want an unsupported error that names the platforms, and those there are", none, out, err)
 	}
 }
 
@@ -300,7 +331,7 @@ func (s *suite) capabilities() {
 	if err != nil {
 		s.Fatal(err)
 	}
-	if c.MaxParallel < 1 || c.Version == "" || len(c.Networks) == 0 {
+	if c.MaxParallel < 1 || c.Version == "" || len(c.Networks) == 0 || len(c.Platforms) == 0 {
 		s.Errorf("capabilities lack something: %+v", c)
 	}
 	for _, p := range c.Platforms {

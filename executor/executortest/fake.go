@@ -123,6 +123,9 @@ func check(spec *executor.TaskSpec) error {
 	if err := spec.Validate(); err != nil {
 		return err
 	}
+	if err := spec.CheckPlatform(executor.PlatformNative); err != nil {
+		return err
+	}
 	for _, in := range spec.Inputs {
 		if in.Target() != in.Host {
 			return executor.Errorf(executor.Unsupported, "inputs cannot be moved without a sandbox; use their own paths")
@@ -186,7 +189,7 @@ func (r *run) run(ctx context.Context) (*executor.TaskOutput, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.events.send(executor.TaskEvent{Kind: executor.EventStarted})
+	r.events.send(executor.TaskEvent{Kind: executor.EventStarted, Platform: executor.PlatformNative})
 	began := time.Now()
 	if err = cmd.Start(); err != nil {
 		finish()
@@ -194,7 +197,7 @@ func (r *run) run(ctx context.Context) (*executor.TaskOutput, error) {
 			return nil, executor.Errorf(executor.Canceled, "the task was canceled before it started: %w", context.Cause(ctx))
 		}
 		fmt.Fprintf(&r.stderr, "%v\n", err)
-		return &executor.TaskOutput{Cause: executor.CauseExited, ExitCode: 127}, nil
+		return &executor.TaskOutput{Platform: executor.PlatformNative, Cause: executor.CauseExited, ExitCode: 127}, nil
 	}
 	timeout := r.spec.Timeout
 	if timeout == 0 {
@@ -205,7 +208,7 @@ func (r *run) run(ctx context.Context) (*executor.TaskOutput, error) {
 	_ = cmd.Wait() // the ProcessState has all of it
 	killGroup(cmd)
 	finish()
-	out := &executor.TaskOutput{Duration: time.Since(began)}
+	out := &executor.TaskOutput{Platform: executor.PlatformNative, Duration: time.Since(began)}
 	out.Usage.CPUUser, out.Usage.CPUSystem = cmd.ProcessState.UserTime(), cmd.ProcessState.SystemTime()
 	r.verdict(ctx, cmd.ProcessState, out)
 	return out, nil
@@ -404,7 +407,7 @@ func (f *Fake) OpenBlob(_ context.Context, d executor.Digest) (io.ReadCloser, er
 func (f *Fake) Capabilities(context.Context) (executor.Capabilities, error) {
 	return executor.Capabilities{
 		MaxParallel: fakeParallel,
-		Platforms:   []string{runtime.GOOS + "/" + runtime.GOARCH},
+		Platforms:   []string{executor.PlatformNative},
 		Version:     "fake",
 		Networks:    []string{executor.NetworkFull.String()},
 		Limits:      []string{"output_bytes"},

@@ -275,7 +275,7 @@ func (e *Executor) Capabilities(context.Context) (executor.Capabilities, error) 
 	return executor.Capabilities{
 		Sandboxing: true, NetworkIsolation: true, Caching: true,
 		MaxParallel: e.cfg.MaxParallel,
-		Platforms:   []string{runtime.GOOS + "/" + runtime.GOARCH},
+		Platforms:   []string{executor.PlatformNative},
 		Version:     e.cfg.Version,
 		Networks:    append(networks, netpolicy.Full.String()),
 		Limits:      append(e.limits.Enforces(), "tmp_bytes", "open_files", "output_bytes"),

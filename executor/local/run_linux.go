@@ -97,7 +97,11 @@ func (t *task) execute(ctx context.Context) (out *executor.TaskOutput, err error
 
 func (t *task) tell(k executor.EventKind) {
 	if t.event != nil {
-		t.event(executor.TaskEvent{Kind: k})
+		e := executor.TaskEvent{Kind: k}
+		if k == executor.EventStarted {
+			e.Platform = executor.PlatformNative
+		}
+		t.event(e)
 	}
 }
 
@@ -107,6 +111,9 @@ func (t *task) namespace() string { return "uid-" + strconv.FormatUint(uint64(t.
 // admit refuses what this caller may not have, and what this machine cannot do.
 func (t *task) admit() error {
 	s := t.spec
+	if err := s.CheckPlatform(executor.PlatformNative); err != nil {
+		return err
+	}
 	if s.Network == executor.NetworkControlled {
 		if err := t.admitNetwork(); err != nil {
 			return err
@@ -354,7 +361,7 @@ func (t *task) judge(box *sandbox.Sandbox, exit sandbox.Exit, s *stops) (*execut
 	if err != nil {
 		return nil, err
 	}
-	out := &executor.TaskOutput{ExitCode: exit.Code, Signal: exit.Signal, Duration: exit.Duration, Usage: executor.Usage(used)}
+	out := &executor.TaskOutput{Platform: executor.PlatformNative, ExitCode: exit.Code, Signal: exit.Signal, Duration: exit.Duration, Usage: executor.Usage(used)}
 	if err := t.reportNetwork(box, out); err != nil {
 		return nil, err
 	}

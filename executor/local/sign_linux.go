@@ -59,7 +59,7 @@ func (t *task) sign(ctx context.Context) (action.Signature, error) {
 	if t.caller.UID != 0 {
 		f.Credential = func(work func() error) error { return as(t.caller, work) }
 	}
-	return action.Sign(ctx, t.cfg.Cache, t.spec, environment(t.spec.Env), f, t.root.Identity())
+	return action.Sign(ctx, t.cfg.Cache, t.spec, environment(t.spec.Env), f, action.Ground{Platform: executor.PlatformNative, Root: t.root.Identity()})
 }
 
 // environment is what a task's processes see.

@@ -95,7 +95,7 @@ func toSpec(s *executor.TaskSpec) *pb.TaskSpec {
 		DepSignatures: mapped(s.DepSignatures, toBytes[executor.Signature]),
 		Rootfs:        toBytes(s.Rootfs), TimeoutNs: int64(s.Timeout), Network: toBytes(s.Network),
 		Allow: mapped(s.Allow, toBytes[string]), Audit: s.Audit,
-		Debug: s.Debug, Cache: toBytes(s.Cache), Priority: int32(s.Priority),
+		Debug: s.Debug, Cache: toBytes(s.Cache), Priority: int32(s.Priority), Platforms: mapped(s.Platforms, toBytes[string]),
 		Inputs: mapped(s.Inputs, func(i executor.Input) *pb.Input {
 			return &pb.Input{Host: toBytes(i.Host), Sandbox: toBytes(i.Sandbox)}
 		}),
@@ -123,7 +123,7 @@ func fromSpec(m *pb.TaskSpec) *executor.TaskSpec {
 		DepSignatures: mapped(m.GetDepSignatures(), toString[executor.Signature]),
 		Rootfs:        string(m.GetRootfs()), Timeout: time.Duration(m.GetTimeoutNs()), Network: executor.NetworkPolicy(m.GetNetwork()),
 		Allow: mapped(m.GetAllow(), toString[string]), Audit: m.GetAudit(),
-		Debug: m.GetDebug(), Cache: executor.CacheMode(m.GetCache()), Priority: int(m.GetPriority()),
+		Debug: m.GetDebug(), Cache: executor.CacheMode(m.GetCache()), Priority: int(m.GetPriority()), Platforms: mapped(m.GetPlatforms(), toString[string]),
 		Inputs: mapped(m.GetInputs(), func(i *pb.Input) executor.Input {
 			return executor.Input{Host: string(i.GetHost()), Sandbox: string(i.GetSandbox())}
 		}),
@@ -163,7 +163,7 @@ func toResponse(r executor.Response) *pb.Response {
 	case *executor.Error:
 		m.Body = &pb.Response_Error{Error: &pb.Error{Kind: text(b.Kind), Field: text(b.Field), Text: toBytes(b.Text)}}
 	case executor.TaskEvent:
-		m.Body = &pb.Response_TaskEvent{TaskEvent: &pb.TaskEvent{Kind: text(b.Kind), Data: b.Data}}
+		m.Body = &pb.Response_TaskEvent{TaskEvent: &pb.TaskEvent{Kind: text(b.Kind), Data: b.Data, Platform: text(b.Platform)}}
 	}
 	return m
 }
@@ -197,7 +197,7 @@ func fromResponse(m *pb.Response) executor.Response {
 		e := b.Error
 		r.Body = &executor.Error{Kind: executor.Kind(e.GetKind()), Field: e.GetField(), Text: string(e.GetText())}
 	case *pb.Response_TaskEvent:
-		r.Body = executor.TaskEvent{Kind: executor.EventKind(b.TaskEvent.GetKind()), Data: b.TaskEvent.GetData()}
+		r.Body = executor.TaskEvent{Kind: executor.EventKind(b.TaskEvent.GetKind()), Data: b.TaskEvent.GetData(), Platform: b.TaskEvent.GetPlatform()}
 	default:
 		r.Body = executor.Errorf(executor.Internal, "the answer has no known body; use the same version at both ends")
 	}
@@ -208,6 +208,7 @@ func toMember(m executor.MemberStatus) *pb.MemberStatus {
 	return &pb.MemberStatus{
 		Name: text(m.Name), Healthy: m.Healthy, Fault: toBytes(m.Fault), Restarts: m.Restarts, MaxParallel: m.MaxParallel,
 		ActiveTasks: m.Active, TotalExecuted: m.Executed, Successful: m.Successful, Failed: m.Failed, CacheHits: m.CacheHits,
+		Platforms: texts(m.Platforms),
 	}
 }
 
@@ -215,6 +216,7 @@ func fromMember(m *pb.MemberStatus) executor.MemberStatus {
 	return executor.MemberStatus{
 		Name: m.GetName(), Healthy: m.GetHealthy(), Fault: string(m.GetFault()), Restarts: m.GetRestarts(), MaxParallel: m.GetMaxParallel(),
 		Active: m.GetActiveTasks(), Executed: m.GetTotalExecuted(), Successful: m.GetSuccessful(), Failed: m.GetFailed(), CacheHits: m.GetCacheHits(),
+		Platforms: m.GetPlatforms(),
 	}
 }
 
@@ -244,7 +246,7 @@ func toOutput(o *executor.TaskOutput) *pb.TaskOutput {
 	m := &pb.TaskOutput{
 		Signature: text(o.Signature), Stdout: toStream(o.Stdout), Stderr: toStream(o.Stderr),
 		ExitCode: int64(o.ExitCode), Signal: int64(o.Signal), Cause: text(o.Cause), Evidence: toBytes(o.Evidence),
-		DurationNs: int64(o.Duration), Cached: o.Cached,
+		DurationNs: int64(o.Duration), Cached: o.Cached, Platform: text(o.Platform),
 		Usage: &pb.Usage{
 			CpuUserNs: int64(o.Usage.CPUUser), CpuSystemNs: int64(o.Usage.CPUSystem), PeakMemoryBytes: o.Usage.PeakMemory,
 			PeakPids: o.Usage.PeakPids, IoReadBytes: o.Usage.IORead, IoWriteBytes: o.Usage.IOWrite,
@@ -284,7 +286,7 @@ func fromOutput(m *pb.TaskOutput) *executor.TaskOutput {
 	return &executor.TaskOutput{
 		Signature: executor.Signature(m.GetSignature()), Stdout: fromStream(m.GetStdout()), Stderr: fromStream(m.GetStderr()),
 		ExitCode: int(m.GetExitCode()), Signal: int(m.GetSignal()), Cause: executor.Cause(m.GetCause()), Evidence: string(m.GetEvidence()),
-		Duration: time.Duration(m.GetDurationNs()), Cached: m.GetCached(),
+		Duration: time.Duration(m.GetDurationNs()), Cached: m.GetCached(), Platform: m.GetPlatform(),
 		Usage: executor.Usage{
 			CPUUser: time.Duration(u.GetCpuUserNs()), CPUSystem: time.Duration(u.GetCpuSystemNs()), PeakMemory: u.PeakMemoryBytes,
 			PeakPids: u.PeakPids, IORead: u.IoReadBytes, IOWrite: u.IoWriteBytes,

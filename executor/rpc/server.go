@@ -291,8 +291,10 @@ func (v service) send(stream pb.Executor_SessionServer, c *conn, out <-chan exec
 	for r := range out {
 		switch b := r.Body.(type) {
 		case executor.TaskEvent:
-			put(event{r.ID, b})
-			continue
+			if b.Platform == "" { // else it is as small as it is rare
+				put(event{r.ID, b})
+				continue
+			}
 		case executor.TaskResult:
 			c.named.addResult(b.Output)
 		case executor.ShutdownAck:

@@ -19,6 +19,9 @@ func admit(ctx context.Context, s *executor.TaskSpec) error {
 		e.Field = field
 		return e
 	}
+	if err := s.CheckPlatform(executor.PlatformWasm); err != nil {
+		return err
+	}
 	if c, ok := executor.CallerFrom(ctx); ok && os.Geteuid() >= 0 && int64(c.UID) != int64(os.Geteuid()) {
 		return executor.Errorf(executor.Denied, "tasks in WebAssembly have the rights of user %d, which the executor runs as, and user %d has not; "+
 			"run it as user %d, or use an executor with sandboxes", os.Geteuid(), c.UID, c.UID)

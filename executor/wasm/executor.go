@@ -136,7 +136,7 @@ func (e *Executor) Capabilities(context.Context) (executor.Capabilities, error) 
 	return executor.Capabilities{
 		Sandboxing: true, NetworkIsolation: true, Caching: true,
 		MaxParallel: e.cfg.MaxParallel,
-		Platforms:   []string{"wasip1/wasm"},
+		Platforms:   []string{executor.PlatformWasm},
 		Version:     e.cfg.Version,
 		Networks:    []string{executor.NetworkIsolated.String(), executor.NetworkLoopback.String()},
 		Limits:      []string{"memory_bytes", "tmp_bytes", "open_files", "output_bytes"},

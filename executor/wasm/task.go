@@ -101,7 +101,11 @@ func (t *task) execute(ctx context.Context) (_ *executor.TaskOutput, err error) 
 
 func (t *task) tell(k executor.EventKind) {
 	if t.event != nil {
-		t.event(executor.TaskEvent{Kind: k})
+		e := executor.TaskEvent{Kind: k}
+		if k == executor.EventStarted {
+			e.Platform = executor.PlatformWasm
+		}
+		t.event(e)
 	}
 }
 
@@ -141,7 +145,7 @@ func closeFiles(f action.Files) error {
 }
 
 func (t *task) sign(ctx context.Context) (action.Signature, error) {
-	return action.Sign(ctx, t.cfg.Cache, t.spec, t.env, t.paths, t.root)
+	return action.Sign(ctx, t.cfg.Cache, t.spec, t.env, t.paths, action.Ground{Platform: executor.PlatformWasm, Root: t.root})
 }
 
 // run runs the task, and stores the result if it may be.
@@ -332,7 +336,7 @@ func (r *running) run(ctx context.Context, scratch string) (*executor.TaskOutput
 		r.abort()
 		return nil, fmt.Errorf("worker: %w; %s", err, r.worker.stderr)
 	}
-	out := &executor.TaskOutput{Duration: took, UndeclaredWrites: r.undeclared}
+	out := &executor.TaskOutput{Platform: executor.PlatformWasm, Duration: took, UndeclaredWrites: r.undeclared}
 	r.applied(out)
 	if out.Stdout, out.Stderr, err = r.finish(); err != nil {
 		return nil, err

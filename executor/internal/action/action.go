@@ -39,9 +39,12 @@ type Signature struct {
 	changed int64
 }
 
-// Sign hashes what a task is and reads: env is all that it sees, and root names what it runs on.
+// Ground is what a task runs on: Root names the file tree or the module on the platform.
+type Ground struct{ Platform, Root string }
+
+// Sign hashes what a task is and reads, and runs on: env is all that it sees.
 // An *executor.Error lies in the task.
-func Sign(ctx context.Context, c *cache.Cache, spec *executor.TaskSpec, env map[string]string, o Files, root string) (s Signature, err error) {
+func Sign(ctx context.Context, c *cache.Cache, spec *executor.TaskSpec, env map[string]string, o Files, on Ground) (s Signature, err error) {
 	if err := signable(spec); err != nil {
 		return s, err
 	}
@@ -80,7 +83,7 @@ func Sign(ctx context.Context, c *cache.Cache, spec *executor.TaskSpec, env map[
 	if err != nil {
 		return s, err
 	}
-	cmd, err := command(spec, env, root)
+	cmd, err := command(spec, env, on)
 	if err != nil {
 		return s, err
 	}
@@ -133,15 +136,16 @@ func unreadable(field string, err error) error {
 	return err
 }
 
-// command is what runs, under what.
-func command(spec *executor.TaskSpec, env map[string]string, root string) (cache.Command, error) {
+// command is what runs, under what. Of the task's Platforms the one that it runs on is all that counts.
+func command(spec *executor.TaskSpec, env map[string]string, on Ground) (cache.Command, error) {
 	argv := spec.Argv
 	if spec.Script != "" {
 		argv = []string{"/bin/sh", "-e", "script"}
 	}
 	platform := map[string]string{
 		"sandboxd-semantics": strconv.Itoa(semantics),
-		"root":               root,
+		"platform":           on.Platform,
+		"root":               on.Root,
 		"network":            spec.Network.String(),
 		"work":               string(spec.WorkdirMode),
 		"debug":              strconv.FormatBool(spec.Debug),

@@ -31,7 +31,7 @@ func openCache(t *testing.T) *cache.Cache {
 func TestRulesAreSigned(t *testing.T) {
 	names := map[string]bool{}
 	for _, allow := range [][]string{nil, {"a.example"}, {"a.example:1"}, {"a.example/tcp"}, {"a.example", "b.example"}, {"b.example", "a.example"}} {
-		c, err := command(&executor.TaskSpec{Script: "true", Network: executor.NetworkControlled, Allow: allow}, nil, "root")
+		c, err := command(&executor.TaskSpec{Script: "true", Network: executor.NetworkControlled, Allow: allow}, nil, Ground{"p", "root"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,11 +42,11 @@ func TestRulesAreSigned(t *testing.T) {
 	}
 }
 
-// TestSign: what a task is made of changes its signature, and its outputs do not.
+// TestSign: what a task is made of, and runs on, changes its signature, and its outputs do not.
 func TestSign(t *testing.T) {
 	c := openCache(t)
 	work := t.TempDir()
-	sign := func(change func(*executor.TaskSpec), root string) string {
+	sign := func(change func(*executor.TaskSpec), on Ground) string {
 		t.Helper()
 		d, err := os.Open(work)
 		if err != nil {
@@ -57,35 +57,39 @@ func TestSign(t *testing.T) {
 		if change != nil {
 			change(spec)
 		}
-		s, err := Sign(t.Context(), c, spec, Environment("/bin", "/home", spec.Env), Files{Work: d}, root)
+		s, err := Sign(t.Context(), c, spec, Environment("/bin", "/home", spec.Env), Files{Work: d}, on)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return s.String()
 	}
+	r := Ground{"p", "r"}
 	seen := map[string]bool{}
 	for name, s := range map[string]string{
-		"plain": sign(nil, "r"), "root": sign(nil, "r2"),
-		"env":   sign(func(s *executor.TaskSpec) { s.Env = map[string]string{"A": "b"} }, "r"),
-		"stdin": sign(func(s *executor.TaskSpec) { s.Stdin = []byte("x") }, "r"),
-		"deps":  sign(func(s *executor.TaskSpec) { s.DepSignatures = []executor.Signature{"a/1"} }, "r"),
+		"plain": sign(nil, r), "root": sign(nil, Ground{"p", "r2"}), "platform": sign(nil, Ground{"p2", "r"}),
+		"env":   sign(func(s *executor.TaskSpec) { s.Env = map[string]string{"A": "b"} }, r),
+		"stdin": sign(func(s *executor.TaskSpec) { s.Stdin = []byte("x") }, r),
+		"deps":  sign(func(s *executor.TaskSpec) { s.DepSignatures = []executor.Signature{"a/1"} }, r),
 	} {
 		if seen[s] {
 			t.Errorf("%s does not change the signature", name)
 		}
 		seen[s] = true
 	}
-	before := sign(nil, "r")
+	before := sign(nil, r)
+	if sign(func(s *executor.TaskSpec) { s.Platforms = []string{"p", "q"} }, r) != before {
+		t.Error("where else it might run changes the signature")
+	}
 	if err := os.WriteFile(filepath.Join(work, "out"), []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if sign(nil, "r") != before {
+	if sign(nil, r) != before {
 		t.Error("an output changes the signature")
 	}
 	if err := os.WriteFile(filepath.Join(work, "in"), []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if sign(nil, "r") == before {
+	if sign(nil, r) == before {
 		t.Error("a file of the work directory does not change the signature")
 	}
 }

@@ -135,7 +135,7 @@ func (b *box) make(x *template, k kindOf, l limits.Limits) (err error) {
 			return fmt.Errorf("the first process's network: %w", err)
 		}
 		defer ns.Close()
-		if b.reach, err = setUp(network, ns); err != nil {
+		if b.reach, err = h.setUp(network, ns); err != nil {
 			return err
 		}
 	}
@@ -151,16 +151,22 @@ func (b *box) make(x *template, k kindOf, l limits.Limits) (err error) {
 }
 
 // setUp readies a network namespace, and returns what was found in it.
-func setUp(network netpolicy.Policy, ns *os.File) (found string, err error) {
+func (h *Host) setUp(network netpolicy.Policy, ns *os.File) (found string, err error) {
 	if !network.Own() {
 		return network.Setup()
 	}
-	err = onThread(func() error {
+	enter := func(ns *os.File) error {
 		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("the first process's network: %w", err)
 		}
+		return nil
+	}
+	err = h.visitor.do(func() error {
+		if err := enter(ns); err != nil {
+			return err
+		}
 		found, err = network.Setup()
-		return err
+		return errors.Join(err, enter(h.network)) // lest it hold the other
 	})
 	return found, err
 }

@@ -41,12 +41,14 @@ type Config struct {
 
 // Host makes sandboxes. It may be used by any number of goroutines.
 type Host struct {
-	cfg    Config
-	ranges *idRanges
-	exe    *os.File // this program, sealed
-	libs   []string // directories of the host's that the base has too
-	space  *os.File // see newSpace
-	state  *os.File // see stateDir
+	cfg     Config
+	ranges  *idRanges
+	exe     *os.File // this program, sealed
+	libs    []string // directories of the host's that the base has too
+	space   *os.File // see newSpace
+	state   *os.File // see stateDir
+	network *os.File // the daemon\'s own namespace
+	visitor *thread  // which looks at those of sandboxes
 	// preparations are what makes a box, by the filter of its command.
 	preparations map[FilterOptions]*written
 	zygote       zygote
@@ -147,6 +149,10 @@ func (h *Host) begin() (err error) {
 	if h.templates, err = openTemplates(filepath.Join(h.cfg.Dir, "base", "scratch"), h.libs); err != nil {
 		return err
 	}
+	if h.network, err = os.Open("/proc/self/ns/net"); err != nil {
+		return err
+	}
+	h.visitor = newThread()
 	h.startKeeper()
 	return nil
 }
@@ -300,7 +306,10 @@ func (h *Host) Close() error {
 	if h.exe != nil {
 		errs = append(errs, h.exe.Close())
 	}
-	for _, f := range []*os.File{h.space, h.state} {
+	if h.visitor != nil {
+		h.visitor.close()
+	}
+	for _, f := range []*os.File{h.space, h.state, h.network} {
 		if f != nil {
 			errs = append(errs, f.Close())
 		}

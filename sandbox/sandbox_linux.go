@@ -176,7 +176,7 @@ func (s *Sandbox) attach(spec *Spec) (err error) {
 		return err
 	}
 	s.network += ": " + found
-	s.reach, err = setUp(spec.Network, ns)
+	s.reach, err = s.host.setUp(spec.Network, ns)
 	return err
 }
 

@@ -130,3 +130,27 @@ func onThread(f func() error) error {
 	}()
 	return <-done
 }
+
+// thread is one of its own, which ends with the goroutine on it. It takes one call after the other.
+type thread struct{ ask chan func() }
+
+func newThread() *thread {
+	t := &thread{ask: make(chan func())}
+	go func() {
+		runtime.LockOSThread() // never unlocked
+		for f := range t.ask {
+			f()
+		}
+	}()
+	return t
+}
+
+// do runs f there.
+func (t *thread) do(f func() error) error {
+	done := make(chan error)
+	t.ask <- func() { done <- f() }
+	return <-done
+}
+
+// close ends the thread. There must be no other call at the time, nor later.
+func (t *thread) close() { close(t.ask) }

@@ -23,9 +23,9 @@ import (
 // kernel locks their flags there (mount_namespaces(7)), as in all copies: no process of a sandbox's, whatever
 // it has in its own user namespace, can make one writable.
 type templates struct {
-	ask  chan func()
-	dir  string // where they are mounted, in those namespaces
-	last int
+	thread *thread
+	dir    string // where they are mounted, in those namespaces
+	last   int
 	// making and locked are the namespaces, and at the one that the thread is in.
 	making, locked, at *os.File
 }
@@ -39,22 +39,9 @@ type template struct {
 
 // openTemplates starts the thread. Of the mounts it knows only those that hold dir and what it takes to execute this program.
 func openTemplates(dir string, libs []string) (*templates, error) {
-	t := &templates{ask: make(chan func()), dir: dir}
-	ready := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		ready <- t.enter(libs)
-		for f := range t.ask {
-			f()
-		}
-		for _, f := range []*os.File{t.making, t.locked} {
-			if f != nil {
-				f.Close()
-			}
-		}
-	}()
-	if err := <-ready; err != nil {
-		close(t.ask)
+	t := &templates{thread: newThread(), dir: dir}
+	if err := t.thread.do(func() error { return t.enter(libs) }); err != nil {
+		t.close()
 		return nil, fmt.Errorf("templates: %w", err)
 	}
 	return t, nil
@@ -86,9 +73,7 @@ func (t *templates) enter(libs []string) (err error) {
 
 // do runs f in one of the namespaces.
 func (t *templates) do(ns *os.File, f func() error) error {
-	done := make(chan error)
-	t.ask <- func() { done <- t.in(ns, f) }
-	return <-done
+	return t.thread.do(func() error { return t.in(ns, f) })
 }
 
 func (t *templates) in(ns *os.File, f func() error) error {
@@ -102,7 +87,14 @@ func (t *templates) in(ns *os.File, f func() error) error {
 }
 
 // close unmakes the namespaces. There must be no other call at the time, nor later.
-func (t *templates) close() { close(t.ask) }
+func (t *templates) close() {
+	for _, f := range []*os.File{t.making, t.locked} {
+		if f != nil {
+			f.Close()
+		}
+	}
+	t.thread.close()
+}
 
 // make puts a root together, with places for inputs as far as the root's own tree holds them.
 func (t *templates) make(root *rootfs.Rootfs, inputs []Bind) (_ *template, err error) {

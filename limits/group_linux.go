@@ -181,14 +181,22 @@ func (g *Group) Path() string { return g.path }
 // Applied maps a kernel file to its value as read back.
 func (g *Group) Applied() map[string]string { return g.applied }
 
-// Add moves a process into the group, for all controllers.
-func (g *Group) Add(pid int) error {
+// Doors opens the group for processes that are to join it, in each of the hierarchies that [Manager.Hierarchies] counts: who
+// writes "0" to all is in it, with the opener's rights. Unlike a process's number, that means nobody else. The caller
+// closes them.
+func (g *Group) Doors() (doors []*os.File, err error) {
 	for _, h := range g.m.active() {
-		if err := write(h.dir+g.path+"/cgroup.procs", strconv.Itoa(pid)); err != nil {
-			return err
+		path := h.dir + g.path + "/cgroup.procs"
+		fd, err := openFile(path, unix.O_WRONLY)
+		if err != nil {
+			for _, f := range doors {
+				f.Close()
+			}
+			return nil, fmt.Errorf("limits: %w", err)
 		}
+		doors = append(doors, os.NewFile(uintptr(fd), path))
 	}
-	return nil
+	return doors, nil
 }
 
 // walk calls fn for the group's directory in each hierarchy and for those nested in it.
@@ -247,7 +255,8 @@ func (g *Group) Procs() ([]int, error) {
 	return out, errors.Join(err, bad)
 }
 
-// Holds tells whether a process is in the group itself, for all controllers.
+// Holds tells whether a process is in the group itself, for all controllers. The caller sees to it that the
+// number still is that process's.
 func (g *Group) Holds(pid int) (bool, error) {
 	at, err := groupsOf(strconv.Itoa(pid))
 	if err != nil {

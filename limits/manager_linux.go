@@ -290,6 +290,9 @@ func (m *Manager) Mounts() (dirs []string) {
 	return dirs
 }
 
+// Hierarchies is in how many a group of the manager's is.
+func (m *Manager) Hierarchies() int { return len(m.active()) }
+
 // Mode is "v2", "hybrid" or "v1".
 func (m *Manager) Mode() string { return m.mode }
 

@@ -29,7 +29,7 @@ type box struct {
 	hand  *os.File // to the process that will be the command
 	found []string // what this process is
 	pidfd *os.File
-	pid   int
+	pid   int      // see lives
 	lost  chan struct{} // closed when the first process was reaped
 	reach string        // what was found of the network; empty where that is yet to come
 	undo  []func() error
@@ -81,7 +81,10 @@ func (b *box) make(x *template, k kindOf, l limits.Limits) (err error) {
 	if err != nil {
 		return err
 	}
-	var files []*os.File // of the preparation
+	files, err := b.group.Doors() // of the preparation
+	if err != nil {
+		return err
+	}
 	defer func() { first.CloseAll(files) }()
 	tree, err := x.clone(root)
 	if err != nil {
@@ -112,17 +115,6 @@ func (b *box) make(x *template, k kindOf, l limits.Limits) (err error) {
 	if err != nil {
 		return err
 	}
-	// It has no program yet, and so has done nothing.
-	if err := b.group.Add(b.pid); err != nil {
-		return err
-	}
-	in, err := b.group.Holds(b.pid)
-	if err != nil {
-		return err
-	}
-	if !in {
-		return fmt.Errorf("the first process is not in its control group %s", b.group.Path())
-	}
 	p := h.preparations[k.filter]
 	if err := p.send(b.sock, files); err != nil {
 		return err
@@ -130,9 +122,9 @@ func (b *box) make(x *template, k kindOf, l limits.Limits) (err error) {
 	first.CloseAll(files) // so that the end of those who have them is seen
 	files = nil
 	if network != netpolicy.Controlled {
-		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", b.pid))
+		ns, err := b.openNetwork()
 		if err != nil {
-			return fmt.Errorf("the first process's network: %w", err)
+			return err
 		}
 		defer ns.Close()
 		if b.reach, err = h.setUp(network, ns); err != nil {
@@ -146,7 +138,41 @@ func (b *box) make(x *template, k kindOf, l limits.Limits) (err error) {
 	if err != nil {
 		return err
 	}
-	b.found, err = readBack(status)
+	if b.found, err = readBack(status); err != nil {
+		return err
+	}
+	return b.seeGroup()
+}
+
+// seeGroup sees that the first process has put itself into its control group.
+func (b *box) seeGroup() error {
+	in, err := b.group.Holds(b.pid)
+	if err = errors.Join(b.lives(), err); err != nil {
+		return err
+	}
+	if !in {
+		return fmt.Errorf("the first process is not in its control group %s", b.group.Path())
+	}
+	return nil
+}
+
+// openNetwork opens the first process's network namespace.
+func (b *box) openNetwork() (*os.File, error) {
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", b.pid))
+	if err = errors.Join(b.lives(), err); err != nil {
+		ns.Close()
+		return nil, fmt.Errorf("the first process's network: %w", err)
+	}
+	return ns, nil
+}
+
+// lives returns io.EOF if the first process has ended, and its number may have been another's: also of what
+// was found by that before.
+func (b *box) lives() (err error) {
+	withFD(b.pidfd, func(fd int) { err = unix.PidfdSendSignal(fd, 0, nil, 0) })
+	if err == unix.ESRCH {
+		return io.EOF
+	}
 	return err
 }
 

@@ -126,7 +126,7 @@ func (h *Host) begin() (err error) {
 		if err != nil {
 			return err
 		}
-		if h.preparations[o], err = preparation(masks, filter).write(); err != nil {
+		if h.preparations[o], err = preparation(h.cfg.Limits.Hierarchies(), masks, filter).write(); err != nil {
 			return err
 		}
 	}

@@ -72,9 +72,13 @@ func (p *program) mount(what, kind, at string, flags int, options string) {
 }
 
 // preparation is what needs no task: the root, but for its work directory, inputs and script, and the process
-// that will execute the command. Its files are the root and /dev, both detached mounts, and that process's socket.
-func preparation(masks []mask, filter []unix.SockFilter) *program {
+// that will execute the command. Its files are so many doors of its control group, the root and /dev, both detached mounts, and
+// that process's socket.
+func preparation(doors int, masks []mask, filter []unix.SockFilter) *program {
 	p := newProgram()
+	for range doors { // before it has or does anything that counts
+		p.call("join its control group", unix.SYS_WRITE, p.file(nil), raw("0"), 1)
+	}
 	tree, dev, sock := p.file(nil), p.file(nil), p.file(nil)
 	p.call("prctl(PR_SET_NAME)", unix.SYS_PRCTL, unix.PR_SET_NAME, text(first.ProcessName))
 	p.call("setgroups", unix.SYS_SETGROUPS, 0, 0)

@@ -166,9 +166,9 @@ func (s *Sandbox) attach(spec *Spec) (err error) {
 	s.later(s.router.Close)
 	s.later(s.await)
 	s.later(s.Kill)
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", s.pid))
+	ns, err := s.openNetwork()
 	if err != nil {
-		return fmt.Errorf("the first process's network: %w", err)
+		return s.explain(err)
 	}
 	defer ns.Close()
 	found, err := s.router.Attach(ns)

@@ -173,16 +173,18 @@ func (h *Host) startZygote(id string) (_ *zygoteProcess, err error) {
 		<-p.lost
 		return err
 	})
+	inside.Close() // so that its end is seen
+	pid, err := p.process.Pid()
+	if err != nil {
+		err = fmt.Errorf("libcontainer: %w", err)
+	} else {
+		err = setLimits(pid) // before it is waited for: the number is its own until then
+	}
 	go func() {
 		defer close(p.lost)
 		p.process.Wait() //nolint:errcheck // it was killed, or says why on its standard error
 	}()
-	inside.Close() // so that its end is seen
-	pid, err := p.process.Pid()
 	if err != nil {
-		return nil, fmt.Errorf("libcontainer: %w", err)
-	}
-	if err := setLimits(pid); err != nil {
 		return nil, err
 	}
 	return p, first.AwaitServe(sock, zygoteTime)

@@ -108,19 +108,22 @@ func (r *Request) make(inside *os.File) (pidfd *os.File, err error) {
 	// It waits for its program, which comes after this.
 	dir := "/proc/" + strconv.Itoa(int(pid))
 	for file, lines := range map[string]string{"/uid_map": r.UIDs, "/gid_map": r.GIDs} {
-		if err := write(dir+file, lines); err != nil {
+		if err := write(pidfd, dir+file, lines); err != nil {
 			return nil, errors.Join(err, unix.PidfdSendSignal(int(pidfd.Fd()), unix.SIGKILL, nil, 0), pidfd.Close())
 		}
 	}
 	return pidfd, nil
 }
 
-func write(file, text string) error {
+// write writes a file of a process's in /proc. Should that have been killed, its number, and so the file, may be another's.
+func write(pidfd *os.File, file, text string) error {
 	f, err := os.OpenFile(file, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(text)
+	if err = unix.PidfdSendSignal(int(pidfd.Fd()), 0, nil, 0); err == nil {
+		_, err = f.WriteString(text)
+	}
 	return errors.Join(err, f.Close())
 }
 

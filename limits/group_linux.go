@@ -115,7 +115,7 @@ func (m *Manager) Expect() (done func()) {
 
 func (m *Manager) keepMoving(stop <-chan struct{}) {
 	const pause = 2 * time.Millisecond // a grace period is longer
-	for m.moveNowhere() == nil {
+	for time.Since(time.Unix(0, m.moved.Load())) < pause || m.moveNowhere() == nil {
 		select {
 		case <-stop:
 			return
@@ -196,6 +196,7 @@ func (g *Group) Doors() (doors []*os.File, err error) {
 		}
 		doors = append(doors, os.NewFile(uintptr(fd), path))
 	}
+	g.m.moved.Store(time.Now().UnixNano())
 	return doors, nil
 }
 

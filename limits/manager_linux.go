@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,6 +44,7 @@ type Manager struct {
 	mu        sync.Mutex
 	expecting int
 	rest      func()
+	moved     atomic.Int64 // when a group was last opened to a process: time.Time.UnixNano
 }
 
 // Open finds the mounted hierarchies, removes what a dead Manager of the same Owner left there, and makes the parent group.

@@ -40,14 +40,12 @@ func TestZygoteStaysSmall(t *testing.T) {
 	const many = 1500
 	var before int
 	for i := range many {
-		sock, inside, err := first.SocketPair()
-		must(t, err)
 		ids, err := f.host.ranges.take()
 		must(t, err)
 		line := fmt.Sprintf("0 %d %d\n", ids.base, rangeSize)
-		pidfd, err := f.host.zygote.clone(f.host, inside, first.Request{UIDs: line, GIDs: line})
+		n, err := f.host.zygote.clone(f.host, first.Request{UIDs: line, GIDs: line})
 		must(t, err)
-		must(t, errors.Join(sock.Close(), inside.Close(), awaitExit(pidfd), pidfd.Close(), f.host.ranges.give(ids)))
+		must(t, errors.Join(n.sock.Close(), awaitExit(n.pidfd), n.pidfd.Close(), n.of.release(), f.host.ranges.give(ids)))
 		if i == many/3 {
 			before = rss()
 		}
@@ -224,11 +222,7 @@ func TestZygoteThatDied(t *testing.T) {
 func TestZygoteThatRefuses(t *testing.T) {
 	f := newFixture(t)
 	s, _, _ := f.start(Spec{Argv: []string{"sleep", "1000"}})
-	sock, inside, err := first.SocketPair()
-	must(t, err)
-	defer sock.Close()
-	defer inside.Close()
-	if _, err := f.host.zygote.clone(f.host, inside, first.Request{UIDs: "none", GIDs: "none"}); err == nil {
+	if _, err := f.host.zygote.clone(f.host, first.Request{UIDs: "none", GIDs: "none"}); err == nil {
 		t.Error("a process without ids was made")
 	}
 	if r := f.run(Spec{Argv: []string{"true"}}); r.Code != 0 {

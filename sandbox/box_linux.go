@@ -29,7 +29,7 @@ type box struct {
 	hand  *os.File // to the process that will be the command
 	found []string // what this process is
 	pidfd *os.File
-	pid   int      // see lives
+	pid   int           // see lives
 	lost  chan struct{} // closed when the first process was reaped
 	reach string        // what was found of the network; empty where that is yet to come
 	undo  []func() error
@@ -96,13 +96,6 @@ func (b *box) make(x *template, k kindOf, l limits.Limits) (err error) {
 		return err
 	}
 	files = append(files, dev)
-	sock, inside, err := first.SocketPair()
-	if err != nil {
-		return err
-	}
-	defer inside.Close()
-	b.sock = sock
-	b.later(sock.Close)
 	hand, handInside, err := first.SocketPair()
 	if err != nil {
 		return err
@@ -110,9 +103,7 @@ func (b *box) make(x *template, k kindOf, l limits.Limits) (err error) {
 	files = append(files, handInside)
 	b.hand = hand
 	b.later(hand.Close)
-	err = b.clone(inside, network.Own())
-	inside.Close() // so that its end is seen
-	if err != nil {
+	if err := b.clone(network.Own()); err != nil {
 		return err
 	}
 	p := h.preparations[k.filter]
@@ -223,16 +214,20 @@ func (b *box) makeDir() error {
 }
 
 // clone makes the first process.
-func (b *box) clone(inside *os.File, network bool) (err error) {
+func (b *box) clone(network bool) error {
 	line := fmt.Sprintf("0 %d %d\n", b.ids.base, rangeSize)
-	if b.pidfd, err = b.host.zygote.clone(b.host, inside, first.Request{Network: network, UIDs: line, GIDs: line}); err != nil {
+	n, err := b.host.zygote.clone(b.host, first.Request{Network: network, UIDs: line, GIDs: line})
+	if err != nil {
 		return err
 	}
-	if err := unix.SetNonblock(int(b.pidfd.Fd()), true); err != nil {
-		return errors.Join(err, b.pidfd.Close())
+	b.later(n.of.release)
+	b.sock = n.sock
+	b.later(n.sock.Close)
+	if err := unix.SetNonblock(int(n.pidfd.Fd()), true); err != nil {
+		return errors.Join(err, n.pidfd.Close())
 	}
-	fd, err := unix.FcntlInt(b.pidfd.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	b.pidfd.Close()
+	fd, err := unix.FcntlInt(n.pidfd.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	n.pidfd.Close()
 	if err != nil {
 		return err
 	}
@@ -241,7 +236,25 @@ func (b *box) clone(inside *os.File, network bool) (err error) {
 	go awaitEnd(b.pidfd, b.lost)
 	b.later(b.await)
 	b.later(b.Kill)
-	b.pid, err = pidOf(b.pidfd)
+	if b.pid, err = pidOf(b.pidfd); err != nil {
+		return err
+	}
+	if n.of.protected {
+		return b.expose()
+	}
+	return nil
+}
+
+// expose takes from the first process, and what it will make, the zygote's protection from the OOM killer, for good: where
+// this program has CAP_SYS_RESOURCE, the value is also the lowest that they can set.
+func (b *box) expose() error {
+	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/oom_score_adj", b.pid), os.O_WRONLY, 0)
+	if err = errors.Join(b.lives(), err); err == nil {
+		_, err = f.WriteString("0")
+	}
+	if f != nil {
+		err = errors.Join(err, f.Close())
+	}
 	return err
 }
 

@@ -2,11 +2,13 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/sandboxd/sandboxd/limits"
 	"github.com/sandboxd/sandboxd/netpolicy"
+	"github.com/sandboxd/sandboxd/sandbox/internal/first"
 )
 
 // await waits for what comes on its own.
@@ -390,37 +393,98 @@ func TestZygoteDiesAsATaskStarts(t *testing.T) {
 	f.check(task)
 }
 
-// TestZygoteHangs: one that does not answer is replaced, and its sandboxes are lost.
+// hang has the zygote hang, and a task find that out.
+func (f *fixture) hang() (stopped int) {
+	f.Helper()
+	stopped = f.zygotePid()
+	must(f.T, unix.Kill(stopped, unix.SIGSTOP))
+	f.host.zygote.mu.Lock()
+	f.host.zygote.timeout = 100 * time.Millisecond
+	_, err := f.host.zygote.ask(first.Request{})
+	// The next one may be slower than that, under load.
+	f.host.zygote.timeout = zygoteTime
+	f.host.zygote.mu.Unlock()
+	if !silent(err) {
+		f.Errorf("the zygote says: %v", err)
+	}
+	return stopped
+}
+
+// TestZygoteHangs: one that does not answer is replaced, its tasks go on, and it ends with the last of them.
 func TestZygoteHangs(t *testing.T) {
 	f := newFixture(t)
 	task := Spec{Argv: []string{"true"}}
 	f.check(task)
-	running, _, _ := f.start(Spec{Argv: []string{"sleep", "1000"}})
-	stopped := f.zygotePid()
-	f.host.zygote.timeout = 100 * time.Millisecond
-	must(t, unix.Kill(stopped, unix.SIGSTOP))
-	b, _, _, err := f.try(task)
-	// The next one may be slower than that, under load.
-	f.host.zygote.mu.Lock()
-	f.host.zygote.timeout = zygoteTime
-	f.host.zygote.mu.Unlock()
-	if err == nil {
-		_, err = b.Wait(t.Context())
-		must(t, b.Close())
-	}
-	if err != nil {
-		t.Error(err)
-	}
+	one, _, _ := f.start(Spec{Argv: []string{"sleep", "1000"}})
+	two, _, _ := f.start(Spec{Argv: []string{"sleep", "1000"}})
+	stopped := f.hang()
+	f.check(task)
 	if f.zygotePid() == stopped {
 		t.Error("it is the same")
 	}
-	exit, err := running.Wait(t.Context())
-	if err != nil || !exit.Lost {
+	must(t, unix.Kill(stopped, 0))
+	must(t, one.Terminate())
+	if exit, err := one.Wait(t.Context()); err != nil || exit.Lost || exit.Signal != int(unix.SIGTERM) {
 		t.Errorf("a running task: %+v, %v", exit, err)
 	}
-	must(t, running.Close())
-	f.gone(running.box)
+	must(t, one.Close())
+	f.gone(one.box)
+	must(t, unix.Kill(stopped, 0))
+	must(t, two.Kill())
+	must(t, two.Close())
+	f.await("it ends", func() bool { return unix.Kill(stopped, 0) == unix.ESRCH })
 	f.check(task)
+}
+
+// TestZygotesAreFew: those that do not answer are replaced until there are too many.
+func TestZygotesAreFew(t *testing.T) {
+	f := newFixture(t)
+	task := Spec{Argv: []string{"true"}}
+	var all []*Sandbox
+	var stopped []int
+	for range maxZygotes {
+		s, _, _ := f.start(Spec{Argv: []string{"sleep", "1000"}})
+		all = append(all, s)
+		stopped = append(stopped, f.hang())
+	}
+	if _, _, _, err := f.try(task); err == nil || !strings.Contains(err.Error(), "did not answer") {
+		t.Errorf("with %d that do not answer: %v", maxZygotes, err)
+	}
+	must(t, all[1].Close())
+	f.await("there is room for another", func() bool { return f.host.zygote.running.Load() < maxZygotes })
+	if unix.Kill(stopped[1], 0) != unix.ESRCH {
+		t.Error("one without tasks is there")
+	}
+	f.check(task)
+}
+
+// TestProtectionIsNotInherited: a zygote is as safe from the OOM killer as this program, and tasks are as they were.
+func TestProtectionIsNotInherited(t *testing.T) {
+	f := newByHand(t, 1)
+	const ours = "/proc/self/oom_score_adj"
+	before, err := os.ReadFile(ours)
+	must(t, err)
+	if err := os.WriteFile(ours, []byte("-500"), 0); errors.Is(err, unix.EACCES) {
+		t.Skip("that takes CAP_SYS_RESOURCE, which root has in the test VM, if not everywhere")
+	} else {
+		must(t, err)
+	}
+	defer func() { must(t, os.WriteFile(ours, before, 0)) }()
+	task := Spec{Shared: true, Script: "cat /proc/self/oom_score_adj; echo -1 >/proc/self/oom_score_adj || cat /proc/self/oom_score_adj"}
+	for _, how := range []string{"cold", "warm"} {
+		if r := f.check(task); r.out != "0\n0\n" {
+			t.Errorf("%s: a task has %q", how, r.out)
+		}
+		f.host.fill()
+		for _, b := range f.waiting() {
+			if got, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", b.pid)); err != nil || string(got) != "0\n" {
+				t.Errorf("a first process has %q, %v", got, err)
+			}
+		}
+	}
+	if got, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", f.zygotePid())); err != nil || string(got) != "-500\n" {
+		t.Errorf("the zygote has %q, %v", got, err)
+	}
 }
 
 // TestWarmCommandKilled: the process that would have been the command may die while it waits; the task does not notice.

@@ -7,8 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/cgroups"
@@ -21,13 +23,16 @@ import (
 	"github.com/sandboxd/sandboxd/sandbox/internal/first"
 )
 
-// zygote is the container of libcontainer's whose process makes the first process of each sandbox. One that has died,
-// or does not answer, is replaced; what it had made died with it, since their pid namespaces are in its own.
+// zygote is the container of libcontainer's whose process makes the first process of each sandbox. One that has died
+// is replaced; what it had made died with it, since their pid namespaces are in its own. One that does not answer
+// gets no more to do and ends with the last of its sandboxes, and another takes its place.
 type zygote struct {
 	mu      sync.Mutex // one may ask at a time
 	timeout time.Duration
 	now     *zygoteProcess
 	n       int
+	// running is how many have not ended.
+	running atomic.Int32
 }
 
 type zygoteProcess struct {
@@ -36,67 +41,140 @@ type zygoteProcess struct {
 	stderr  limitedBuffer
 	lost    chan struct{} // closed when it was reaped
 	undo    []func() error
+	// protected says that the kernel's OOM killer rather takes others, and that what it makes must not stay so.
+	protected bool
+	// end has it end, once.
+	end func()
+
+	mu       sync.Mutex // guards the following
+	children int        // first processes that have not ended
+	retired  bool       // it gets no more to do
 }
 
-// zygoteTime bounds a zygote's answer. It takes a millisecond.
-const zygoteTime = 10 * time.Second
+const (
+	// zygoteTime bounds a zygote's answer. It takes a millisecond.
+	zygoteTime = 10 * time.Second
+	// maxZygotes bounds those that have not ended.
+	maxZygotes = 4
+)
 
-// clone makes a first process at the other end of inside.
-func (z *zygote) clone(h *Host, inside *os.File, r first.Request) (*os.File, error) {
+// newborn is a first process, which is its asker's to end.
+type newborn struct {
+	sock, pidfd *os.File
+	of          *zygoteProcess
+}
+
+// clone makes a first process. Its asker calls of.release once that has ended.
+func (z *zygote) clone(h *Host, r first.Request) (n newborn, err error) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	if err := z.ready(h); err != nil {
-		return nil, err
+		return n, err
 	}
-	pidfd, err := first.Ask(z.now.sock, inside, r, z.timeout)
-	if err != nil && !gone(err) {
-		return nil, fmt.Errorf("zygote: %w", err) // to end it would end all sandboxes
-	}
-	if err != nil {
+	n, err = z.ask(r)
+	if err != nil && (gone(err) || silent(err)) {
 		// It may have died a while ago: another is as good.
-		err = z.now.explain(err)
-		z.replace(h)
 		if e := z.ready(h); e != nil {
-			return nil, errors.Join(err, e)
+			return n, errors.Join(err, e)
 		}
-		if pidfd, err = first.Ask(z.now.sock, inside, r, z.timeout); err != nil {
-			err = z.now.explain(err)
-			z.replace(h)
-			return nil, err
-		}
+		n, err = z.ask(r)
 	}
-	if pidfd == nil {
-		return nil, errors.New("the zygote made no process")
-	}
-	return pidfd, nil
+	return n, err
 }
 
-// gone reports whether an error is that of a zygote that has died, or does not answer, and not what one says.
-func gone(err error) bool {
-	return slices.ContainsFunc([]error{io.EOF, unix.EPIPE, unix.ECONNRESET, os.ErrDeadlineExceeded}, func(e error) bool { return errors.Is(err, e) })
+// ask asks the present one, and gives that up if it does not answer. Each time with a socket of its own: who answers
+// too late finds that closed, and what it has made ends.
+func (z *zygote) ask(r first.Request) (n newborn, err error) {
+	sock, inside, err := first.SocketPair()
+	if err != nil {
+		return n, err
+	}
+	defer inside.Close() // so that its end is seen
+	p := z.now
+	pidfd, err := first.Ask(p.sock, inside, r, z.timeout)
+	if err == nil && pidfd == nil {
+		err = errors.New("it made no process")
+	}
+	switch {
+	case err == nil:
+		p.mu.Lock()
+		p.children++
+		p.mu.Unlock()
+		return newborn{sock, pidfd, p}, nil
+	case gone(err):
+		err = p.explain(err)
+		z.now = nil
+		p.end()
+	case silent(err):
+		err = fmt.Errorf("zygote: it does not answer: %w", err)
+		z.now = nil
+		p.retire()
+	default: // to end it would end all sandboxes
+		err = fmt.Errorf("zygote: %w", err)
+	}
+	return n, errors.Join(err, sock.Close())
 }
+
+// gone reports whether an error is that of a zygote that has died, and not what one says.
+func gone(err error) bool {
+	return slices.ContainsFunc([]error{io.EOF, unix.EPIPE, unix.ECONNRESET}, func(e error) bool { return errors.Is(err, e) })
+}
+
+// silent reports whether an error is that of a zygote that does not answer.
+func silent(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 
 // ready starts one where there is none that lives.
-func (z *zygote) ready(h *Host) (err error) {
+func (z *zygote) ready(h *Host) error {
 	if z.now != nil {
 		select {
 		case <-z.now.lost:
-			z.replace(h)
+			z.now.end()
+			z.now = nil
 		default:
 			return nil
 		}
 	}
+	if n := z.running.Load(); n >= maxZygotes {
+		return fmt.Errorf("zygote: %d did not answer, or did not end, and still have tasks: wait for those, or end them", n)
+	}
 	z.n++
-	z.now, err = h.startZygote(fmt.Sprintf("zygote-%d", z.n))
-	return err
+	p, err := h.startZygote(fmt.Sprintf("zygote-%d", z.n))
+	if err != nil {
+		return err
+	}
+	z.running.Add(1)
+	// Nobody waits for its end: it ends once all that it made have, which a task's file system can keep from it.
+	p.end = sync.OnceFunc(func() {
+		h.keeper.stopped.Go(func() {
+			defer z.running.Add(-1)
+			h.note(p.close())
+		})
+	})
+	z.now = p
+	return nil
 }
 
-// replace ends the one there is, and waits for none: it ends once all that it made have, which
-// a task's file system can keep from it.
-func (z *zygote) replace(h *Host) {
-	now := z.now
-	z.now = nil
-	h.keeper.stopped.Go(func() { h.note(now.close()) })
+// retire has it end with the last of its children.
+func (p *zygoteProcess) retire() {
+	p.mu.Lock()
+	p.retired = true
+	last := p.children == 0
+	p.mu.Unlock()
+	if last {
+		p.end()
+	}
+}
+
+// release says that a first process that it made has ended.
+func (p *zygoteProcess) release() error {
+	p.mu.Lock()
+	p.children--
+	last := p.children == 0 && p.retired
+	p.mu.Unlock()
+	if last {
+		p.end()
+	}
+	return nil
 }
 
 func (z *zygote) close() error {
@@ -107,6 +185,7 @@ func (z *zygote) close() error {
 	}
 	now := z.now
 	z.now = nil
+	z.running.Add(-1)
 	return now.close()
 }
 
@@ -178,7 +257,10 @@ func (h *Host) startZygote(id string) (_ *zygoteProcess, err error) {
 	if err != nil {
 		err = fmt.Errorf("libcontainer: %w", err)
 	} else {
-		err = setLimits(pid) // before it is waited for: the number is its own until then
+		// Before it is waited for: the number is its own until then.
+		if err = setLimits(pid); err == nil {
+			p.protected, err = protect(pid)
+		}
 	}
 	go func() {
 		defer close(p.lost)
@@ -251,6 +333,24 @@ func setLimits(pid int) error {
 		}
 	}
 	return nil
+}
+
+// protect has the kernel's OOM killer treat a process that has no tasks' memory as it does this one, if that is better: with a
+// zygote all its tasks end. It reports false where that is not needed, or not permitted.
+func protect(pid int) (bool, error) {
+	b, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return false, err
+	}
+	ours, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil || ours >= 0 {
+		return false, err
+	}
+	err = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(ours)), 0)
+	if errors.Is(err, unix.EACCES) { // that takes CAP_SYS_RESOURCE
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // zygoteEnv is the environment of a zygote, and of no command.

@@ -77,10 +77,14 @@ func (b *box) make(x *template, k kindOf, l limits.Limits) (err error) {
 	}
 	b.later(b.group.Close)
 	defer h.cfg.Limits.Expect()()
-	root, err := b.ids.root()
+	if err := b.clone(k.network.Own()); err != nil {
+		return err
+	}
+	root, err := b.namespace("user") // root's files are root's
 	if err != nil {
 		return err
 	}
+	defer root.Close()
 	files, err := b.group.Doors() // of the preparation
 	if err != nil {
 		return err
@@ -103,9 +107,6 @@ func (b *box) make(x *template, k kindOf, l limits.Limits) (err error) {
 	files = append(files, handInside)
 	b.hand = hand
 	b.later(hand.Close)
-	if err := b.clone(network.Own()); err != nil {
-		return err
-	}
 	p := h.preparations[k.filter]
 	if err := p.send(b.sock, files); err != nil {
 		return err
@@ -113,7 +114,7 @@ func (b *box) make(x *template, k kindOf, l limits.Limits) (err error) {
 	first.CloseAll(files) // so that the end of those who have them is seen
 	files = nil
 	if network != netpolicy.Controlled {
-		ns, err := b.openNetwork()
+		ns, err := b.namespace("net")
 		if err != nil {
 			return err
 		}
@@ -147,12 +148,12 @@ func (b *box) seeGroup() error {
 	return nil
 }
 
-// openNetwork opens the first process's network namespace.
-func (b *box) openNetwork() (*os.File, error) {
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", b.pid))
+// namespace opens one of the first process's, by its name in /proc.
+func (b *box) namespace(name string) (*os.File, error) {
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/%s", b.pid, name))
 	if err = errors.Join(b.lives(), err); err != nil {
 		ns.Close()
-		return nil, fmt.Errorf("the first process's network: %w", err)
+		return nil, fmt.Errorf("the first process's %s namespace: %w", name, err)
 	}
 	return ns, nil
 }

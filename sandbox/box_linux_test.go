@@ -12,7 +12,7 @@ import (
 func TestANumberIsNoProcess(t *testing.T) {
 	f := newFixture(t)
 	s, _, _ := f.start(Spec{Argv: []string{"sleep", "1000"}})
-	ns, err := s.openNetwork()
+	ns, err := s.namespace("net")
 	must(t, err)
 	defer ns.Close()
 	var ours, its unix.Stat_t
@@ -27,7 +27,7 @@ func TestANumberIsNoProcess(t *testing.T) {
 	f.await("its number is free", func() bool { return unix.Kill(s.pid, 0) == unix.ESRCH })
 	stale := *s.box
 	stale.pid = os.Getpid()
-	if ns, err := stale.openNetwork(); !ended(err) {
+	if ns, err := stale.namespace("net"); !ended(err) {
 		t.Errorf("the network of another: %v, %v", ns, err)
 	}
 	if err := stale.seeGroup(); !ended(err) {

@@ -3,39 +3,26 @@ package sandbox
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"testing"
-
-	"github.com/sandboxd/sandboxd/internal/testutil"
 )
 
 // TestMapsAreBounded: a range that many owners have used keeps few of their maps, and what a map can hold is bounded, too.
 func TestMapsAreBounded(t *testing.T) {
-	testutil.RequireRoot(t)
-	testutil.CheckLeaks(t)
-	r, err := openRanges(filepath.Join(t.TempDir(), "ids"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := r.close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	f := newFixture(t)
+	r := f.host.ranges
 	x, err := r.take()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	b := &box{host: f.host, ids: x}
 	var groups []uint32
 	for g := range uint32(1000) {
 		groups = append(groups, 5000+g, overflow, rangeBase+g)
 	}
-	if _, err := x.files(owner{4001, 5000, groups}); err != nil {
+	if _, err := b.files(owner{4001, 5000, groups}); err != nil {
 		t.Fatalf("many groups: %v", err)
 	}
 	for uid := range uint32(maxMaps) {
 		for range 2 {
-			if _, err := x.files(owner{4002 + uid, 5000, groups[:3]}); err != nil {
+			if _, err := b.files(owner{4002 + uid, 5000, groups[:3]}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -166,7 +166,7 @@ func (s *Sandbox) attach(spec *Spec) (err error) {
 	s.later(s.router.Close)
 	s.later(s.await)
 	s.later(s.Kill)
-	ns, err := s.openNetwork()
+	ns, err := s.namespace("net")
 	if err != nil {
 		return s.explain(err)
 	}
@@ -291,7 +291,7 @@ func readBack(status string) (found []string, err error) {
 // tree has the first process make the work directory.
 func (s *Sandbox) tree(p *program, spec *Spec) error {
 	p.sizeOwn(spec.TmpBytes, spec.Script)
-	ids, err := s.ids.files(owner{spec.Work.UID, spec.Work.GID, spec.Work.Groups})
+	ids, err := s.files(owner{spec.Work.UID, spec.Work.GID, spec.Work.Groups})
 	if err != nil {
 		return err
 	}
@@ -440,7 +440,7 @@ func (s *Sandbox) inputs(p *program, spec *Spec) error {
 				return fmt.Errorf("input %s: %w", in.Target, err)
 			}
 		}
-		ids, err := s.ids.files(owner{in.UID, in.GID, nil})
+		ids, err := s.files(owner{in.UID, in.GID, nil})
 		if err != nil {
 			return fmt.Errorf("input %s: %w", in.Target, err)
 		}

@@ -67,7 +67,7 @@ func (t *templates) enter(libs []string) (err error) {
 		return err
 	}
 	t.at = t.making
-	t.locked, err = newNamespace("mnt", unix.CLONE_NEWUSER|unix.CLONE_NEWNS, nil, nil)
+	t.locked, err = newNamespace("mnt", unix.CLONE_NEWUSER|unix.CLONE_NEWNS)
 	return err
 }
 

@@ -16,6 +16,8 @@ import (
 type Request struct {
 	// Network is true for a network namespace of its own, and false for the one of the process itself.
 	Network bool
+	// Map asks for a process that has nothing of its own but a user namespace, and ends with its socket.
+	Map bool
 	// UIDs and GIDs are the lines of its uid_map and gid_map: user_namespaces(7).
 	UIDs, GIDs string
 }
@@ -90,7 +92,10 @@ func (r *Request) make(inside *os.File) (pidfd *os.File, err error) {
 		flags: unix.CLONE_PIDFD | unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
 		pidfd: uint64(uintptr(unsafe.Pointer(&c.pidfd))), exitSignal: uint64(unix.SIGCHLD),
 	}
-	if r.Network {
+	switch {
+	case r.Map:
+		c.args.flags = unix.CLONE_PIDFD | unix.CLONE_NEWUSER
+	case r.Network:
 		c.args.flags |= unix.CLONE_NEWNET
 	}
 	all, before := ^uint64(0), uint64(0)

@@ -16,11 +16,14 @@ import (
 // Ask has the Serve process at the other end of sock make a first process, which is told what
 // to do by the other end of inside. The pidfd is the caller's. One at a time may ask.
 func Ask(sock, inside *os.File, r Request, timeout time.Duration) (pidfd *os.File, err error) {
-	network := "0"
-	if r.Network {
-		network = "1"
+	kind := ""
+	switch {
+	case r.Map:
+		kind = "map"
+	case r.Network:
+		kind = "network"
 	}
-	if err := sendFiles(sock, []byte(strings.Join([]string{network, r.UIDs, r.GIDs}, ";")), []*os.File{inside}); err != nil {
+	if err := sendFiles(sock, []byte(strings.Join([]string{kind, r.UIDs, r.GIDs}, ";")), []*os.File{inside}); err != nil {
 		return nil, err
 	}
 	return receiveAnswer(sock, timeout)
@@ -62,7 +65,7 @@ func receiveRequest(sock *os.File) (r Request, inside *os.File, err error) {
 		CloseAll(files)
 		return r, nil, errors.New("not a request")
 	}
-	return Request{Network: f[0] == "1", UIDs: f[1], GIDs: f[2]}, files[0], nil
+	return Request{Network: f[0] == "network", Map: f[0] == "map", UIDs: f[1], GIDs: f[2]}, files[0], nil
 }
 
 // Run sends a program of some steps, and the files that it names.

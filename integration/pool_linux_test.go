@@ -59,7 +59,7 @@ func TestPoolOfTwo(t *testing.T) {
 	if n := s.Executors[0].Executed + s.Executors[1].Executed; n != 12 {
 		t.Errorf("%d tasks were executed", n)
 	}
-	if o := finish(t, d.as(0, d.dir, "status")); !strings.Contains(o.stdout, "success     100.0 %") || !strings.Contains(o.stdout, "\nb         1 ") {
+	if o := finish(t, d.as(0, d.dir, "status")); !strings.Contains(o.stdout, "success     100.0 %") || !strings.Contains(o.stdout, "\nb         "+executor.PlatformNative+"  1 ") {
 		t.Errorf("%s", o.stdout)
 	}
 	// Killed with a task at each: the next daemon sweeps both states.

@@ -198,6 +198,7 @@ type result struct {
 	Cause, Stdout, Evidence string
 	ExitCode                int `json:"exit_code"`
 	Cached                  bool
+	Platform                string
 	Signature               string
 	OutputFiles             []struct{ Path string } `json:"output_files"`
 	UndeclaredWrites        []string                `json:"undeclared_writes"`

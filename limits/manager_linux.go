@@ -67,7 +67,7 @@ func Open(cfg Config) (*Manager, error) {
 	case v2:
 		m.mode = "v2"
 	default:
-		return nil, errors.New("limits: no cgroup hierarchy is mounted with its root: mount cgroup2 at /sys/fs/cgroup")
+		return nil, fmt.Errorf("limits: no cgroup hierarchy is mounted with its root: mount cgroup2 at /sys/fs/cgroup: %w", errors.ErrUnsupported)
 	}
 	if m.above, err = m.chooseParent(); err != nil {
 		return nil, err

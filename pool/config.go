@@ -86,7 +86,7 @@ func (c ExecutorConfig) Validate() error {
 	}
 	for _, p := range []struct{ key, v string }{{"component_path", c.ComponentPath}, {"state_dir", c.StateDir}, {"cache_dir", c.CacheDir}} {
 		if p.v != "" && !filepath.IsAbs(p.v) {
-			return fmt.Errorf("%s: %q is not an absolute path; begin it with /", p.key, p.v)
+			return fmt.Errorf("%s: %q is not an absolute path; write the whole of it", p.key, p.v)
 		}
 	}
 	return nil

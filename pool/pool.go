@@ -4,7 +4,8 @@
 //
 //	admit    may this caller have the priority
 //	wait     until few of the same user's are further on
-//	choose   a healthy member that can have it: the next in turn, of those with a place to give if there are
+//	choose   a healthy member that can have it, on the first of its platforms that has one: the next in turn, of those
+//	         with a place to give if there are
 //	place    one of the at most MaxParallel that each member has
 //	execute  there
 //	again    at another, if it was not started there

@@ -72,11 +72,8 @@ var baseDirs = []string{"proc", "dev", "root", "lower", "layer", "scratch", "emp
 
 // Open readies cfg.Dir. The caller closes the Host once its sandboxes are.
 func Open(cfg Config) (*Host, error) {
-	if !haveNsenter {
-		return nil, errors.New("sandbox: this program was built without cgo, which libcontainer needs: build it with CGO_ENABLED=1")
-	}
-	if os.Geteuid() != 0 {
-		return nil, errors.New("sandbox: id-mapped mounts need root: run as root, or use a daemon that does")
+	if err := Possible(); err != nil {
+		return nil, err
 	}
 	if cfg.RangesDir == "" {
 		cfg.RangesDir = "/run/sandboxd-ids"

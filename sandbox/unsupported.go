@@ -10,6 +10,9 @@ import (
 // Seal has nothing to do where there are no sandboxes.
 func Seal() error { return nil }
 
+// Possible returns an errors.ErrUnsupported.
+func Possible() error { return fmt.Errorf("sandbox: sandboxes need Linux: %w", errors.ErrUnsupported) }
+
 // Config is what a Host is made with.
 type Config struct{ Dir string }
 
@@ -18,5 +21,5 @@ type Host struct{}
 
 // Open needs Linux.
 func Open(Config) (*Host, error) {
-	return nil, fmt.Errorf("sandbox: sandboxes need Linux: %w", errors.ErrUnsupported)
+	return nil, Possible()
 }

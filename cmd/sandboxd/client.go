@@ -43,8 +43,11 @@ func (e *env) socket(flag string) (path string, named bool) {
 
 // backendFor finds who runs the task: the daemon, or this process.
 func (e *env) backendFor(ctx context.Context, how runFlags) (backend, error) {
-	if how.backend == backendWasm {
+	switch how.backend {
+	case backendWasm:
 		return e.openRunWasm(ctx, how)
+	case backendAuto:
+		return e.openAuto(ctx, how)
 	}
 	path, named := e.socket(how.socket)
 	local := how.local
@@ -56,9 +59,35 @@ func (e *env) backendFor(ctx context.Context, how runFlags) (backend, error) {
 	case local:
 		return e.openLocal(ctx, how)
 	case how.cacheDir != "" || how.configFile != "":
-		return nil, usagef("--cache-dir and --config are for --local and --backend wasm; the daemon at %s has its own", path)
+		return nil, usagef("--cache-dir and --config are for --local and --backend; the daemon at %s has its own", path)
 	}
 	return e.connect(ctx, path)
+}
+
+// openAuto is the daemon, or a sandbox of this process, or else WebAssembly in it, which the caller allows
+// and is told of.
+func (e *env) openAuto(ctx context.Context, how runFlags) (backend, error) {
+	path, named := e.socket(how.socket)
+	_, err := os.Lstat(path)
+	if named || !e.root || err == nil {
+		var b backend
+		if b, err = e.connect(ctx, path); err == nil {
+			return b, nil
+		}
+		if k := executor.KindOf(err); k != executor.Unavailable && k != executor.Denied {
+			return nil, err
+		}
+	}
+	if e.root {
+		var b backend
+		if b, err = e.openLocal(ctx, how); err == nil || executor.KindOf(err) != executor.Unsupported {
+			return b, err
+		}
+	}
+	if !how.quiet {
+		fmt.Fprintf(e.stderr, "sandboxd: the task runs in WebAssembly: %v\n", err)
+	}
+	return e.openRunWasm(ctx, how)
 }
 
 func (e *env) openLocal(ctx context.Context, how runFlags) (backend, error) {
@@ -77,7 +106,7 @@ func (e *env) openLocal(ctx context.Context, how runFlags) (backend, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
-	c.Executors = nil // are the daemon's
+	c.Executors, c.Backend, c.Platforms = nil, pool.Local, nil // are the daemon's
 	log := e.logger(logrus.WarnLevel)
 	// Each has a state directory of its own, beside the daemon's: the first that is free,
 	// so that what a killed one left there is found and removed.
@@ -212,13 +241,13 @@ func statusText(s executor.Status) string {
 		return b.String()
 	}
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "\nexecutor\tat once\tactive\texecuted\tsuccessful\tfailed\trestarts\t")
+	fmt.Fprintln(w, "\nexecutor\tplatforms\tat once\tactive\texecuted\tsuccessful\tfailed\trestarts\t")
 	for _, m := range s.Members {
 		how := "healthy"
 		if !m.Healthy {
 			how = "takes no tasks: " + m.Fault
 		}
-		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d (%d from the cache)\t%d\t%d\t%s\n", m.Name, m.MaxParallel, m.Active, m.Executed, m.Successful, m.CacheHits, m.Failed, m.Restarts, how)
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d (%d from the cache)\t%d\t%d\t%s\n", m.Name, strings.Join(m.Platforms, " "), m.MaxParallel, m.Active, m.Executed, m.Successful, m.CacheHits, m.Failed, m.Restarts, how)
 	}
 	_ = w.Flush() // into memory
 	return b.String()

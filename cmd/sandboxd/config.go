@@ -25,8 +25,6 @@ import (
 )
 
 const (
-	defaultConfigFile = "/etc/sandboxd/sandboxd.toml"
-	defaultSocket     = "/run/sandboxd/sandboxd.sock"
 	// socketEnv names the socket where --socket does not.
 	socketEnv = "SANDBOXD_SOCKET"
 	// maxConfigBytes is far more than any configuration has.
@@ -47,6 +45,11 @@ type config struct {
 	CacheMaxBytes size   `toml:"cache_max_bytes"`
 	// MaxParallel is how many tasks run at once; more wait. Default: the number of processors.
 	MaxParallel int `toml:"max_parallel"`
+	// Backend is of executors that do not say theirs: local, wasm, or auto, which is local where this machine makes
+	// sandboxes and else wasm. Default: local.
+	Backend pool.Backend `toml:"backend"`
+	// Platforms are those of tasks that name none, in order. Default: the first executor's.
+	Platforms []string `toml:"platforms"`
 	// Warm is how many sandboxes are kept prepared for each kind of task that comes: for each network policy. 0 is
 	// none. Default: twice the number of processors.
 	Warm int `toml:"warm"`
@@ -116,8 +119,9 @@ type limitsConfig struct {
 func defaultConfig() config {
 	return config{
 		Socket:        defaultSocket,
-		StateDir:      "/var/lib/sandboxd",
-		CacheDir:      "/var/cache/sandboxd",
+		StateDir:      defaultStateDir,
+		CacheDir:      defaultCacheDir,
+		Backend:       pool.Local,
 		CacheMaxBytes: 20 << 30,
 		MaxParallel:   runtime.NumCPU(),
 		Warm:          2 * runtime.NumCPU(),
@@ -127,17 +131,17 @@ func defaultConfig() config {
 	}
 }
 
-// executors are Executors with their defaults filled in: local ones share the cache, and have
+// executors are Executors with their defaults filled in: they share the cache, and have
 // state directories of their own.
 func (c config) executors() []pool.ExecutorConfig {
 	if len(c.Executors) == 0 {
-		return []pool.ExecutorConfig{{Name: string(pool.Local), Backend: pool.Local, StateDir: c.StateDir, CacheDir: c.CacheDir, MaxParallel: c.MaxParallel}}
+		return []pool.ExecutorConfig{{Name: string(c.Backend), Backend: c.Backend, StateDir: c.StateDir, CacheDir: c.CacheDir, MaxParallel: c.MaxParallel}}
 	}
 	all := slices.Clone(c.Executors)
 	for i := range all {
 		e := &all[i]
 		if e.Backend == "" {
-			e.Backend = pool.Local
+			e.Backend = c.Backend
 		}
 		if e.StateDir == "" {
 			e.StateDir = filepath.Join(c.StateDir, "executors", e.Name)
@@ -207,7 +211,7 @@ func decodeConfig(b []byte, c *config) error {
 // validateCaches is what of validate run --backend wasm needs: it has no socket, and other systems have other paths.
 func (c *config) validateCaches() error {
 	if c.Wasm.CodeDir != "" && !filepath.IsAbs(c.Wasm.CodeDir) {
-		return fmt.Errorf("wasm.code_dir: %q is not an absolute path; begin it with /", c.Wasm.CodeDir)
+		return fmt.Errorf("wasm.code_dir: %q is not an absolute path; write the whole of it", c.Wasm.CodeDir)
 	}
 	if c.CacheMaxBytes < 1<<20 {
 		return fmt.Errorf("cache_max_bytes: %d is too small; use at least 1MiB", c.CacheMaxBytes)
@@ -221,7 +225,7 @@ func (c *config) validate() error {
 		{"socket", c.Socket}, {"state_dir", c.StateDir}, {"cache_dir", c.CacheDir},
 	} {
 		if !filepath.IsAbs(p.v) {
-			return fmt.Errorf("%s: %q is not an absolute path; begin it with /", p.key, p.v)
+			return fmt.Errorf("%s: %q is not an absolute path; write the whole of it", p.key, p.v)
 		}
 	}
 	if len(c.Socket) > maxSocketPath {
@@ -242,8 +246,11 @@ func (c *config) validate() error {
 	if c.ShutdownGrace.Duration < 0 || c.ShutdownGrace.Duration > time.Hour {
 		return fmt.Errorf("shutdown_grace: %v is out of range; use 0s to 1h", c.ShutdownGrace.Duration)
 	}
+	if b := c.Backend; b != pool.Local && b != pool.Wasm && b != pool.Auto {
+		return fmt.Errorf("backend: %.80q is unknown; use local, wasm or auto", b)
+	}
 	executors := c.executors()
-	if err := (pool.Config{Executors: executors}).Validate(); err != nil {
+	if err := (pool.Config{Executors: executors, Platforms: c.Platforms}).Validate(); err != nil {
 		return err
 	}
 	for _, e := range executors {

@@ -141,6 +141,10 @@ func TestCheckConfig(t *testing.T) {
 		{"[[access]]\nuser = 1\ntimeout = \"1000h\"", "timeout: 1000h0m0s is out of range"},
 		{"[[access]]\nuser = 1\npriority = 11", "priority: 11 is out of range"},
 		{"[[executor]]\nname = \"a\"\n[[executor]]\nname = \"b\"\nbackend = \"wasm\"\ncomponent_path = \"/c.wasm\"", "ok"},
+		{"backend = \"auto\"\nplatforms = [\"linux/amd64\", \"wasip1/wasm\"]", "ok"},
+		{"backend = \"remote\"", "backend: \"remote\" is unknown"},
+		{"platforms = [\"wasm\"]", "platforms: \"wasm\" is no platform"},
+		{"[[executor]]\nname = \"a\"\nbackend = \"auto\"\ncomponent_path = \"/c.wasm\"", "component_path: is for backend wasm"},
 		{"[[executor]]", "executor 1: name: \"\" is not"},
 		{"[[executor]]\nname = \"a\"\n[[executor]]\nname = \"a\"", "executor 2: name: \"a\" is another's"},
 		{"[[executor]]\nname = \"a\"\nstate_dir = \"/s\"\n[[executor]]\nname = \"b\"\nstate_dir = \"/s\"", "executor 2: state_dir: \"/s\" is another's"},
@@ -167,6 +171,11 @@ func TestConfigExecutors(t *testing.T) {
 		"max_parallel = 3\n[[executor]]\nname = \"a\"\nverbose = true\n[[executor]]\nname = \"b\"\nstate_dir = \"/s\"\ncache_dir = \"/c\"\nmax_parallel = 1\nchannel_buffer_size = 5": {
 			{Name: "a", Backend: pool.Local, StateDir: "/var/lib/sandboxd/executors/a", CacheDir: "/var/cache/sandboxd", MaxParallel: 3, Verbose: true},
 			{Name: "b", Backend: pool.Local, StateDir: "/s", CacheDir: "/c", MaxParallel: 1, ChannelBufferSize: 5},
+		},
+		"max_parallel = 3\nbackend = \"auto\"": {{Name: "auto", Backend: pool.Auto, StateDir: "/var/lib/sandboxd", CacheDir: "/var/cache/sandboxd", MaxParallel: 3}},
+		"max_parallel = 3\nbackend = \"wasm\"\n[[executor]]\nname = \"a\"\n[[executor]]\nname = \"b\"\nbackend = \"local\"": {
+			{Name: "a", Backend: pool.Wasm, StateDir: "/var/lib/sandboxd/executors/a", CacheDir: "/var/cache/sandboxd", MaxParallel: 3},
+			{Name: "b", Backend: pool.Local, StateDir: "/var/lib/sandboxd/executors/b", CacheDir: "/var/cache/sandboxd", MaxParallel: 3},
 		},
 	} {
 		c, err := readConfig(writeConfig(t, text), "")

@@ -80,7 +80,7 @@ func openWasmAlone(ctx context.Context, c config, module string, log logrus.Fiel
 
 func openHost(ctx context.Context, c config, log logrus.FieldLogger) (host, error) {
 	h := &pooled{config: c, log: log, open: map[string]member{}}
-	p, err := pool.New(ctx, pool.Config{Executors: c.executors(), Open: h.openExecutor, MayRaise: h.mayRaise, Logger: log})
+	p, err := pool.New(ctx, pool.Config{Executors: c.executors(), Platforms: c.Platforms, Open: h.openExecutor, MayRaise: h.mayRaise, Logger: log})
 	if err != nil {
 		return nil, err
 	}
@@ -224,8 +224,10 @@ func check(ctx context.Context, c config) []finding {
 	}
 	var out []finding
 	seen := map[string]bool{} // the directories beside which a task was tried
+	wasm := false
 	for _, e := range c.executors() {
-		if e.Backend != pool.Local || seen[filepath.Dir(e.StateDir)] {
+		wasm = wasm || e.Backend == pool.Wasm || e.Backend == pool.Auto
+		if e.Backend != pool.Local && e.Backend != pool.Auto || seen[filepath.Dir(e.StateDir)] {
 			continue
 		}
 		prefix := ""
@@ -235,8 +237,11 @@ func check(ctx context.Context, c config) []finding {
 		seen[filepath.Dir(e.StateDir)] = true
 		cfg.StateDir = e.StateDir
 		for _, f := range local.Check(ctx, cfg) {
-			out = append(out, finding{Name: prefix + f.Name, OK: f.OK, Detail: f.Detail, Remedy: f.Remedy, Required: f.Required})
+			out = append(out, finding{Name: prefix + f.Name, OK: f.OK, Detail: f.Detail, Remedy: f.Remedy, Required: f.Required && e.Backend == pool.Local})
 		}
+	}
+	if wasm {
+		out = append(out, checkWasm(ctx, c))
 	}
 	return out
 }

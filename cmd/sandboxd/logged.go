@@ -38,7 +38,7 @@ func (l logged) Execute(ctx context.Context, spec *executor.TaskSpec) (*executor
 		}
 		return nil, err
 	}
-	f["exit"], f["cached"], f["cause"] = o.ExitCode, o.Cached, o.Cause
+	f["exit"], f["cached"], f["cause"], f["platform"] = o.ExitCode, o.Cached, o.Cause, o.Platform
 	l.log.WithFields(f).Info("task done")
 	return o, nil
 }

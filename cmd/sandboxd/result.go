@@ -56,6 +56,9 @@ func closingLine(o *executor.TaskOutput) string {
 	if o.Usage.PeakMemory != nil {
 		fmt.Fprintf(&b, "peak %s, ", bytesText(*o.Usage.PeakMemory))
 	}
+	if o.Platform != "" && o.Platform != executor.PlatformNative {
+		b.WriteString(o.Platform + ", ")
+	}
 	b.WriteString(how + ")")
 	if len(o.MissingOutputs) > 0 {
 		fmt.Fprintf(&b, "; missing %s", list(o.MissingOutputs, int64(len(o.MissingOutputs)), "output"))
@@ -155,6 +158,7 @@ type taskJSON struct {
 	Cause            executor.Cause   `json:"cause"`
 	Evidence         string           `json:"evidence,omitempty"`
 	Cached           bool             `json:"cached"`
+	Platform         string           `json:"platform"`
 	Usage            usageJSON        `json:"usage"`
 	Applied          executor.Applied `json:"applied"`
 	UndeclaredWrites []string         `json:"undeclared_writes"`
@@ -190,7 +194,7 @@ type usageJSON struct {
 func jsonOf(o *executor.TaskOutput) taskJSON {
 	j := taskJSON{
 		Signature: o.Signature, OutputFiles: o.OutputFiles, ExitCode: o.ExitCode, Signal: o.Signal,
-		DurationMS: o.Duration.Milliseconds(), Cause: o.Cause, Evidence: o.Evidence, Cached: o.Cached,
+		DurationMS: o.Duration.Milliseconds(), Cause: o.Cause, Evidence: o.Evidence, Cached: o.Cached, Platform: o.Platform,
 		Usage:   usageJSON{o.Usage.CPUUser.Milliseconds(), o.Usage.CPUSystem.Milliseconds(), o.Usage},
 		Applied: o.Applied, UndeclaredWrites: o.UndeclaredWrites, UndeclaredTotal: o.UndeclaredTotal,
 		MissingOutputs: o.MissingOutputs, DeniedConnections: o.DeniedConnections, DeniedTotal: o.DeniedTotal,

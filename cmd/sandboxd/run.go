@@ -52,17 +52,20 @@ func (e *env) runCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if how.backend == backendAuto {
+				spec.Platforms = []string{executor.PlatformNative, executor.PlatformWasm}
+			}
 			return e.runTask(cmd.Context(), how, spec)
 		},
 	}
 	fs := cmd.Flags()
 	addSocketFlag(cmd, &how.socket)
 	fs.BoolVar(&how.local, "local", false, "run in this process and not by the daemon (as root)")
-	fs.StringVar(&how.backend, "backend", "", "wasm: run in this process, in WebAssembly, as any user (default: the daemon)")
+	fs.StringVar(&how.backend, "backend", "", "wasm: run in this process, in WebAssembly, as any user; auto: by the daemon, or in a sandbox of this process, and where neither can be had in WebAssembly (default: the daemon)")
 	fs.StringVar(&how.component, "component", "", "WebAssembly module or component that runs the task, with --backend wasm (default: a shell with the usual tools)")
 	fs.BoolVar(&how.realClock, "wasm-real-clock", false, "with --backend wasm: let the task see the time, and randomness")
-	fs.StringVar(&how.cacheDir, "cache-dir", "", "cache of --local (default "+defaultConfig().CacheDir+") and --backend wasm (default: as root the same, or the user's own)")
-	fs.StringVar(&how.configFile, "config", "", "configuration of --local and --backend wasm (default "+e.configFile+", if it exists)")
+	fs.StringVar(&how.cacheDir, "cache-dir", "", "cache of --local (default "+defaultConfig().CacheDir+") and --backend (default: as root the same, or the user's own)")
+	fs.StringVar(&how.configFile, "config", "", "configuration of --local and --backend (default "+e.configFile+", if it exists)")
 	fs.BoolVar(&how.json, "json", false, "print the result as one JSON object, and not the task's output")
 	fs.BoolVar(&how.quiet, "quiet", false, "say nothing on stderr but errors")
 	task.add(fs)
@@ -70,7 +73,7 @@ func (e *env) runCommand() *cobra.Command {
 		"workdir-mode": {"overlay", "direct", "readonly"},
 		"network":      {"isolated", "loopback", "full", "controlled"},
 		"cache":        {"use", "refresh", "off"},
-		"backend":      {backendWasm},
+		"backend":      {backendWasm, backendAuto},
 	})
 	return cmd
 }
@@ -79,15 +82,17 @@ func (e *env) runCommand() *cobra.Command {
 func (how runFlags) check(cmd *cobra.Command) error {
 	changed := cmd.Flags().Changed
 	switch {
-	case how.backend != "" && how.backend != backendWasm:
-		return usagef("--backend %.80q is unknown; use wasm, or leave it out for the daemon", how.backend)
-	case how.backend == "" && changed("component"):
+	case how.backend != "" && how.backend != backendWasm && how.backend != backendAuto:
+		return usagef("--backend %.80q is unknown; use wasm or auto, or leave it out for the daemon", how.backend)
+	case how.backend != backendWasm && changed("component"):
 		return usagef("--component runs in WebAssembly; use it with --backend wasm")
-	case how.backend == "" && how.realClock:
+	case how.backend != backendWasm && how.realClock:
 		return usagef("--wasm-real-clock is for --backend wasm; a sandbox has the real clock")
 	case how.backend != "" && how.local:
-		return usagef("--local makes a sandbox and --backend wasm does without; leave one of them out")
-	case how.backend != "" && changed("socket"):
+		return usagef("--local makes a sandbox and --backend %s may do without; leave one of them out", how.backend)
+	case how.backend == backendAuto && changed("platform"):
+		return usagef("--backend auto is --platform %s --platform %s; leave one of them out", executor.PlatformNative, executor.PlatformWasm)
+	case how.backend == backendWasm && changed("socket"):
 		return usagef("--socket asks a daemon and --backend wasm runs the task without one; leave one of them out")
 	case changed("component") && how.component == "":
 		return usagef("--component is empty; name a file, or leave it out for the shell")

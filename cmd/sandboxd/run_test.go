@@ -131,6 +131,11 @@ func TestRunRefusesBadFlags(t *testing.T) {
 		{"--backend wasm --socket /x -c id", "leave one of them out"},
 		{"--backend wasm --component= -c id", "--component is empty"},
 		{"--backend wasm --component /nowhere/x.wasm --cache-dir /y -c id", "component: open /nowhere/x.wasm"},
+		{"--backend auto --local -c id", "leave one of them out"},
+		{"--backend auto --platform wasip1/wasm -c id", "leave one of them out"},
+		{"--backend auto --component x.wasm -c id", "use it with --backend wasm"},
+		{"--backend auto --wasm-real-clock -c id", "is for --backend wasm"},
+		{"--platform windows -c id", "platforms: \"windows\" is no platform"},
 		{"--component x.wasm -c id", "use it with --backend wasm"},
 		{"--wasm-real-clock -c id", "is for --backend wasm"},
 	} {
@@ -245,19 +250,19 @@ func TestRunJSON(t *testing.T) {
 		Signature:   "sig/1",
 		OutputFiles: []executor.OutputFile{{Path: "a<b", Kind: executor.KindFile, Digest: digest, Mode: 0o755}},
 		Stdout:      executor.Stream{Inline: []byte("hi\n"), Digest: digest}, Stderr: executor.Stream{Inline: []byte("\xff!"), Truncated: true},
-		ExitCode: 139, Signal: 11, Cause: executor.CauseSignaled, Evidence: "wait status", Duration: 1500 * time.Millisecond,
+		ExitCode: 139, Signal: 11, Cause: executor.CauseSignaled, Evidence: "wait status", Platform: executor.PlatformWasm, Duration: 1500 * time.Millisecond,
 		Usage:            executor.Usage{CPUUser: time.Second, CPUSystem: 2 * time.Millisecond, PeakMemory: ptr(int64(5)), PeakPids: ptr(int64(6)), IORead: ptr(int64(7)), IOWrite: ptr(int64(8))},
 		Applied:          executor.Applied{Network: "isolated", Limits: map[string]string{"memory.max": "1"}, Sandbox: []string{"pid"}},
 		UndeclaredWrites: []string{"x"}, UndeclaredTotal: 1, MissingOutputs: []string{"y"},
 		DeniedConnections: []executor.DeniedConnection{{Protocol: "tcp", Address: "192.0.2.1", Port: 80, Name: "a", Count: 2, Rule: "no"}}, DeniedTotal: 3,
 		NetworkTraffic: []executor.RuleTraffic{{Rule: "b:1", Connections: 1, Sent: 2, Received: 3}}, NeededAllow: []string{"c:2"},
 	}
-	const empty = `{"signature":"","output_files":[],"stdout":"","stderr":"","exit_code":0,"duration_ms":0,"cause":"exited","cached":false,` +
+	const empty = `{"signature":"","output_files":[],"stdout":"","stderr":"","exit_code":0,"duration_ms":0,"cause":"exited","cached":false,"platform":"",` +
 		`"usage":{"cpu_user_ms":0,"cpu_system_ms":0},"applied":{"network":"","limits":{},"sandbox":[]},"undeclared_writes":[]}` + "\n"
 	hash := strings.Repeat("0f", 32)
 	golden := `{"signature":"sig/1","output_files":[{"path":"a<b","kind":"file","digest":{"hash":"` + hash + `","size":3},"mode":493}],` +
 		`"stdout":"hi\n","stdout_digest":{"hash":"` + hash + `","size":3},"stderr":"` + "\uFFFD" + `!","stderr_base64":"/yE=","stderr_truncated":true,` +
-		`"exit_code":139,"signal":11,"duration_ms":1500,"cause":"signaled","evidence":"wait status","cached":false,` +
+		`"exit_code":139,"signal":11,"duration_ms":1500,"cause":"signaled","evidence":"wait status","cached":false,"platform":"wasip1/wasm",` +
 		`"usage":{"cpu_user_ms":1000,"cpu_system_ms":2,"peak_memory_bytes":5,"peak_pids":6,"io_read_bytes":7,"io_write_bytes":8},` +
 		`"applied":{"network":"isolated","limits":{"memory.max":"1"},"sandbox":["pid"]},"undeclared_writes":["x"],"undeclared_total":1,"missing_outputs":["y"],` +
 		`"denied_connections":[{"protocol":"tcp","address":"192.0.2.1","port":80,"name":"a","count":2,"rule":"no"}],"denied_total":3,` +

@@ -12,6 +12,8 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/sandboxd/sandboxd/pool"
 )
 
 // cleanupTime bounds the killing and unmaking of tasks that outlasted the grace.
@@ -19,9 +21,10 @@ const cleanupTime = 30 * time.Second
 
 func (e *env) serveCommand() *cobra.Command {
 	var (
-		file  string
-		over  config
-		check bool
+		file    string
+		backend string
+		over    config
+		check   bool
 	)
 	cmd := &cobra.Command{
 		Use:   "serve",
@@ -32,6 +35,9 @@ func (e *env) serveCommand() *cobra.Command {
 				c, err := readConfig(file, e.configFile)
 				if err != nil {
 					return c, err
+				}
+				if cmd.Flags().Changed("backend") {
+					c.Backend = pool.Backend(backend)
 				}
 				for _, f := range []struct {
 					name     string
@@ -58,9 +64,11 @@ func (e *env) serveCommand() *cobra.Command {
 	}
 	fs, d := cmd.Flags(), defaultConfig()
 	fs.StringVar(&over.Socket, "socket", d.Socket, "where to listen")
+	fs.StringVar(&backend, "backend", string(d.Backend), "what runs the tasks: local (sandboxes, as root on Linux), wasm (WebAssembly), or auto: local where it can be had, else wasm")
 	fs.StringVar(&over.StateDir, "state-dir", d.StateDir, "for what lives as long as a task")
 	fs.StringVar(&over.CacheDir, "cache-dir", d.CacheDir, "for results and their blobs")
 	fs.StringVar(&file, "config", "", "TOML file (default "+e.configFile+", if it exists); flags go before it")
+	completeValues(cmd, map[string][]string{"backend": {string(pool.Local), string(pool.Wasm), string(pool.Auto)}})
 	fs.BoolVar(&check, "check-config", false, "read the configuration, print ok or what is wrong, and exit")
 	return cmd
 }

@@ -230,7 +230,7 @@ func TestReleaseLeavesAnothersSocket(t *testing.T) {
 // TestStatusOfAPool is the figures of all and of each.
 func TestStatusOfAPool(t *testing.T) {
 	s := executor.Status{Healthy: true, Active: 2, Queued: 7, Waited: 1500 * time.Microsecond, Executed: 8, Successful: 6, Failed: 2, CacheHits: 1, Members: []executor.MemberStatus{
-		{Name: "fast", Healthy: true, MaxParallel: 4, Active: 2, Executed: 8, Successful: 6, Failed: 2, CacheHits: 1},
+		{Name: "fast", Healthy: true, Platforms: []string{"linux/amd64"}, MaxParallel: 4, Active: 2, Executed: 8, Successful: 6, Failed: 2, CacheHits: 1},
 		{Name: "other", Fault: "it broke", Restarts: 3, MaxParallel: 1},
 	}}
 	want := `healthy, up 0s
@@ -241,9 +241,9 @@ successful  6 (1 from the cache)
 failed      2
 success     75.0 %
 
-executor  at once  active  executed  successful            failed  restarts  
-fast      4        2       8         6 (1 from the cache)  2       0         healthy
-other     1        0       0         0 (0 from the cache)  0       3         takes no tasks: it broke
+executor  platforms    at once  active  executed  successful            failed  restarts  
+fast      linux/amd64  4        2       8         6 (1 from the cache)  2       0         healthy
+other                  1        0       0         0 (0 from the cache)  0       3         takes no tasks: it broke
 `
 	if got := statusText(s); got != want {
 		t.Errorf("%s", got)

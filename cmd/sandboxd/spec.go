@@ -19,6 +19,7 @@ import (
 type taskFlags struct {
 	workdir, workdirMode string
 	outputs, inputs, env []string
+	platforms            []string
 	network, cache       string
 	allow                []string
 	audit                bool
@@ -38,6 +39,7 @@ func (f *taskFlags) add(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&f.outputs, "output", nil, "file or directory, relative to the workdir, that the task makes (repeatable)")
 	fs.StringArrayVar(&f.inputs, "input", nil, "HOST[:SANDBOX], another read-only file or directory (repeatable)")
 	fs.StringArrayVar(&f.env, "env", nil, "K=V of the environment (repeatable); nothing is inherited")
+	fs.StringArrayVar(&f.platforms, "platform", nil, "GOOS/GOARCH that the task may run on, the best first (repeatable): "+executor.PlatformNative+" in a sandbox, "+executor.PlatformWasm+" in WebAssembly (default: as the executor is set up)")
 	fs.StringVar(&f.network, "network", "isolated", "isolated, loopback, full or controlled")
 	fs.StringArrayVar(&f.allow, "allow", nil, "HOST[:PORTS][/tcp|/udp] that --network controlled permits (repeatable): a name, *.NAME, an address or a CIDR")
 	fs.BoolVar(&f.audit, "audit", false, "with --network controlled: permit what the daemon may, and print the --allow that it takes")
@@ -61,7 +63,7 @@ func (f *taskFlags) spec(fs *pflag.FlagSet, argv []string, stdin io.Reader) (*ex
 		Recipe: f.recipe, Argv: argv, Outputs: f.outputs, Timeout: f.timeout,
 		WorkdirMode: executor.WorkdirMode(zeroFor(f.workdirMode, "overlay")),
 		Network:     executor.NetworkPolicy(zeroFor(f.network, "isolated")),
-		Allow:       f.allow, Audit: f.audit,
+		Allow:       f.allow, Audit: f.audit, Platforms: f.platforms,
 		Cache: executor.CacheMode(zeroFor(f.cache, "use")), Priority: f.priority,
 	}
 	for _, set := range []func() error{

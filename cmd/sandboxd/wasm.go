@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -17,6 +18,9 @@ import (
 
 // backendWasm is the value of --backend that has a task run in WebAssembly, in this process.
 const backendWasm = "wasm"
+
+// backendAuto has it run in WebAssembly where there is no sandbox to be had.
+const backendAuto = "auto"
 
 // maxModuleBytes bounds a module's file.
 const maxModuleBytes = 256 << 20
@@ -55,6 +59,38 @@ func openWasm(_ context.Context, c config, module string, log logrus.FieldLogger
 		return wasmHost{}, errors.Join(err, cfg.Cache.Close())
 	}
 	return wasmHost{e, cfg.Cache}, nil
+}
+
+// checkWasm runs a task in the embedded shell, which it compiles.
+func checkWasm(ctx context.Context, c config) finding {
+	f := finding{Name: "task in WebAssembly", Required: true}
+	took, err := trialWasm(ctx, c)
+	if err != nil {
+		f.Detail, f.Remedy = err.Error(), "mend what is named"
+		return f
+	}
+	f.OK, f.Detail = true, fmt.Sprintf("ran in %v", took.Round(time.Millisecond))
+	return f
+}
+
+func trialWasm(ctx context.Context, c config) (took time.Duration, err error) {
+	dir, err := os.MkdirTemp("", "sandboxd-check-")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	c.CacheDir, c.Wasm.CodeDir, c.MaxParallel = filepath.Join(dir, "cache"), "", 1
+	h, err := openWasm(ctx, c, "", logrus.StandardLogger())
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, closeWithin(cleanupTime, h.Close)) }()
+	began := time.Now()
+	out, err := h.Execute(ctx, &executor.TaskSpec{Name: "check", Script: "echo done"})
+	if err == nil && !out.Success() {
+		err = fmt.Errorf("a task ended with %s, exit code %d: %s", out.Cause, out.ExitCode, out.Stderr.Inline)
+	}
+	return time.Since(began), err
 }
 
 func readModule(file string) ([]byte, error) {

@@ -2,10 +2,17 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/pool"
 )
 
 // TestRunWasmModule: what is no module says so. What runs is in package integration.
@@ -20,5 +27,60 @@ func TestRunWasmModule(t *testing.T) {
 		if code := run(context.Background(), e); code != exitSandboxd || !strings.Contains(errs.String(), name) {
 			t.Errorf("exit %d, %q; want %s", code, errs, name)
 		}
+	}
+}
+
+// TestRunAuto: the daemon where one answers, else a sandbox of this process, else WebAssembly: which is allowed, and told.
+func TestRunAuto(t *testing.T) {
+	dir := socketDir(t)
+	ran := func(where string) *scripted {
+		return &scripted{run: func(_ context.Context, s *executor.TaskSpec) (*executor.TaskOutput, error) {
+			if !slices.Equal(s.Platforms, []string{executor.PlatformNative, executor.PlatformWasm}) {
+				t.Errorf("at %s: platforms %q", where, s.Platforms)
+			}
+			return &executor.TaskOutput{Cause: executor.CauseExited, Stdout: executor.Stream{Inline: []byte(where)}, Platform: map[string]string{"wasm": executor.PlatformWasm}[where]}, nil
+		}}
+	}
+	d := startDaemon(t, ran("daemon"))
+	none := filepath.Join(dir, "none")
+	cannot := executor.Errorf(executor.Unsupported, "no sandboxes here")
+	for name, c := range map[string]struct {
+		socket string // of the environment
+		root   bool
+		local  error
+		want   string
+		said   string
+	}{
+		"a daemon":               {d.socket, false, nil, "daemon", ""},
+		"a daemon, and root":     {d.socket, true, nil, "daemon", ""},
+		"root":                   {none, true, nil, "local", ""},
+		"root in a container":    {none, true, cannot, "wasm", "runs in WebAssembly: no sandboxes here"},
+		"root with a full disk":  {none, true, errors.New("the disk is full"), "", "sandboxd: the disk is full"},
+		"another user":           {none, false, nil, "wasm", "runs in WebAssembly: no daemon answers at " + none},
+		"root, and no --backend": {"", true, cannot, "", "sandboxd: no sandboxes here"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			args := []string{"run", "--backend", "auto", "--cache-dir", filepath.Join(t.TempDir(), "cache"), "-c", "x"}
+			if c.socket == "" {
+				args = slices.Delete(args, 1, 3)
+			}
+			e, out, errs := testEnv(args...)
+			e.root = c.root
+			e.getenv = func(k string) string { return map[string]string{socketEnv: c.socket}[k] }
+			e.parts.openHost = func(_ context.Context, got config, _ logrus.FieldLogger) (host, error) {
+				if got.Backend != pool.Local || got.Platforms != nil || got.Executors != nil {
+					t.Errorf("%+v", got)
+				}
+				return ran("local"), c.local
+			}
+			e.parts.openWasm = func(context.Context, config, string, logrus.FieldLogger) (withBlobs, error) { return ran("wasm"), nil }
+			code := run(context.Background(), e)
+			if ok := c.want != ""; ok != (code == 0) || out.String() != c.want || !strings.Contains(errs.String(), c.said) {
+				t.Errorf("exit %d, %q, %q", code, out, errs)
+			}
+			if told := strings.Contains(errs.String(), "wasip1/wasm, run)"); told != (c.want == "wasm") {
+				t.Errorf("the closing line: %q", errs)
+			}
+		})
 	}
 }

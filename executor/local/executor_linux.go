@@ -48,7 +48,8 @@ type Executor struct {
 
 var _ executor.Executor = (*Executor)(nil)
 
-// New readies cfg.StateDir, and removes what a dead executor left behind.
+// New readies cfg.StateDir, and removes what a dead executor left behind. The error is Unsupported where this
+// machine makes no sandboxes at all, or not for this user.
 func New(cfg Config) (*Executor, error) {
 	if cfg.Cache == nil {
 		return nil, errors.New("local executor: Config.Cache is missing")
@@ -67,7 +68,11 @@ func New(cfg Config) (*Executor, error) {
 	e.flight.running = map[string]*flown{}
 	left, err := e.open()
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("local executor: %w", full(err, "state directory", cfg.StateDir)), e.unmake())
+		err = errors.Join(fmt.Errorf("local executor: %w", full(err, "state directory", cfg.StateDir)), e.unmake())
+		if errors.Is(err, errors.ErrUnsupported) {
+			return nil, executor.Errorf(executor.Unsupported, "%w", err)
+		}
+		return nil, err
 	}
 	left.add(e.recoverLocal())
 	left.TemporaryFiles = cfg.Cache.Left()
@@ -80,6 +85,9 @@ func New(cfg Config) (*Executor, error) {
 // they hold all else.
 func (e *Executor) open() (left leftovers, err error) {
 	dir := e.cfg.StateDir
+	if err := sandbox.Possible(); err != nil {
+		return left, err
+	}
 	if err := makePassable(dir); err != nil {
 		return left, err
 	}

@@ -1,4 +1,4 @@
-//go:build !linux
+//go:build !linux && !darwin && !freebsd && !windows
 
 package rpc
 
@@ -8,13 +8,7 @@ import (
 	"github.com/sandboxd/sandboxd/executor"
 )
 
-// callerOf knows nobody on systems other than Linux, so all calls are refused.
+// callerOf knows nobody here, so all calls are refused.
 func callerOf(net.Conn) (executor.Caller, process, error) {
-	return executor.Caller{}, process{}, executor.Errorf(executor.Unsupported, "callers are known on Linux only; run the daemon there")
+	return executor.Caller{}, process{}, executor.Errorf(executor.Unsupported, "callers are not known on this system; run the daemon on Linux, macOS, FreeBSD or Windows")
 }
-
-// process is unknown.
-type process struct{}
-
-func (process) lives() bool { return false }
-func (process) close()      {}

@@ -55,7 +55,6 @@ func (s single) Open(name string) (*os.File, error) {
 	return tree.Regular(os.OpenFile(again(s.f), os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0))
 }
 
-
 // file does what a worker asks for, who may be anybody by now: it gets the names and the content of what its task is
 // given, and its own scratch files.
 func (r *running) file(scratch string, body []byte) error {

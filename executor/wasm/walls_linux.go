@@ -31,13 +31,13 @@ var namespaces = map[string]uintptr{
 }
 
 // start starts the process: in namespaces of its own, where they can be had.
-func (w *worker) start(path string) error {
-	w.asks, w.walls = true, &wire.Walls{}
+func (w *worker) start(argv []string) error {
+	w.asks, w.walls = true, &wire.Walls{Filter: true}
 	root := os.Geteuid() == 0
-	err := w.spawn(path, true)
+	err := w.spawn(argv, true)
 	if err == nil {
 		if root {
-			*w.walls = wire.Walls{ID: insideID, Root: true}
+			w.walls.ID, w.walls.Root = insideID, true
 		}
 		return nil
 	}
@@ -48,10 +48,10 @@ func (w *worker) start(path string) error {
 		w.walls.ID = nobody
 	}
 	w.lacks = fmt.Sprintf("namespaces: %v", err)
-	return w.spawn(path, false)
+	return w.spawn(argv, false)
 }
 
-func (w *worker) spawn(path string, apart bool) error {
+func (w *worker) spawn(argv []string, apart bool) error {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("socketpair: %w", err)
@@ -73,7 +73,7 @@ func (w *worker) spawn(path string, apart bool) error {
 			attr.GidMappings, attr.GidMappingsEnableSetgroups = attr.UidMappings, true
 		}
 	}
-	w.command(path, attr)
+	w.command(argv, attr)
 	w.cmd.ExtraFiles = []*os.File{theirs} // wire.Files
 	if err := w.run(); err != nil {
 		return errors.Join(err, w.files.Close())
@@ -154,4 +154,3 @@ func (w *worker) bound(g granted) error {
 	}
 	return nil
 }
-

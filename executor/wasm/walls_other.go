@@ -3,8 +3,8 @@
 package wasm
 
 // start starts the process.
-func (w *worker) start(path string) error {
-	w.command(path, ownGroup())
+func (w *worker) start(argv []string) error {
+	w.command(argv, ownGroup())
 	return w.run()
 }
 

@@ -42,14 +42,16 @@ type worker struct {
 
 // startWorker returns a worker that has loaded the module. Closing stop ends it meanwhile.
 func startWorker(cfg *Config, stop <-chan struct{}) (w *worker, err error) {
-	path := cfg.program
-	if path == "" {
-		if path, err = program(); err != nil {
+	argv := cfg.program
+	if argv == nil {
+		self, err := program()
+		if err != nil {
 			return nil, err
 		}
+		argv = []string{self, process.Name}
 	}
 	w = &worker{stderr: &tail{}}
-	if err := w.start(path); err != nil {
+	if err := w.start(argv); err != nil {
 		return nil, fmt.Errorf("start a worker: %w", err)
 	}
 	ready := make(chan struct{})
@@ -75,8 +77,8 @@ func startWorker(cfg *Config, stop <-chan struct{}) (w *worker, err error) {
 }
 
 // command makes the process's.
-func (w *worker) command(path string, attr *syscall.SysProcAttr) {
-	w.cmd = exec.Command(path, process.Name)
+func (w *worker) command(argv []string, attr *syscall.SysProcAttr) {
+	w.cmd = exec.Command(argv[0], argv[1:]...)
 	w.cmd.Env = workerEnv()
 	w.cmd.Stderr = w.stderr
 	w.cmd.SysProcAttr = attr

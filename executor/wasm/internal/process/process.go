@@ -200,7 +200,7 @@ func (w *worker) recognize(ctx context.Context) error {
 	}
 	// All code is there, and none of the module's has run.
 	if w.load.Walls != nil {
-		if err := raise(w.load.Walls); err != nil {
+		if err := Raise(w.load.Walls); err != nil {
 			w.lacks = err.Error()
 		}
 	}

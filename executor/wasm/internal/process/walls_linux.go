@@ -13,9 +13,9 @@ import (
 	"github.com/sandboxd/sandboxd/executor/wasm/internal/wire"
 )
 
-// raise puts up the walls that can be had. All threads are behind them, and so is what they start. The error
+// Raise puts up walls. All threads are behind them, and so is what they start. The error
 // says what could not be had, and the rest stands.
-func raise(w *wire.Walls) error {
+func Raise(w *wire.Walls) error {
 	var errs []error
 	if w.Root {
 		errs = append(errs, emptyRoot())
@@ -26,7 +26,10 @@ func raise(w *wire.Walls) error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		errs = append(errs, fmt.Errorf("no core dumps: %w", err))
 	}
-	return errors.Join(append(errs, confine())...)
+	if w.Filter {
+		errs = append(errs, confine())
+	}
+	return errors.Join(errs...)
 }
 
 // emptyRoot leaves the machine's file system for one that is empty and cannot be written to.

@@ -8,5 +8,5 @@ import (
 	"github.com/sandboxd/sandboxd/executor/wasm/internal/wire"
 )
 
-// raise is for Linux.
-func raise(*wire.Walls) error { return errors.ErrUnsupported }
+// Raise is for Linux.
+func Raise(*wire.Walls) error { return errors.ErrUnsupported }

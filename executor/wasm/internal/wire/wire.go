@@ -75,6 +75,8 @@ type Walls struct {
 	ID int
 	// Root has it leave the file system for an empty one. It has a mount namespace of its own.
 	Root bool
+	// Filter has it make no system calls but those that it needs.
+	Filter bool
 }
 
 // Task is what runs next.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/internal/caller"
 	"github.com/sandboxd/sandboxd/pool"
 	"github.com/sandboxd/sandboxd/rootfs"
 )
@@ -239,7 +240,7 @@ func TestOpeningIsNoRace(t *testing.T) {
 	stop := swap(t, a, "own", "link", 0)
 	opened, refused, tries := 0, 0, races(10_000)
 	for range tries {
-		o, err := open(alice, &executor.TaskSpec{Workdir: filepath.Join(a, "link"), Inputs: []executor.Input{{Host: filepath.Join(a, "link/f")}, {Host: filepath.Join(a, "own")}}})
+		o, err := caller.Open(alice, &executor.TaskSpec{Workdir: filepath.Join(a, "link"), Inputs: []executor.Input{{Host: filepath.Join(a, "link/f")}, {Host: filepath.Join(a, "own")}}})
 		if err != nil {
 			if !errors.Is(err, unix.EACCES) {
 				t.Fatal(err)
@@ -248,21 +249,21 @@ func TestOpeningIsNoRace(t *testing.T) {
 			continue
 		}
 		opened++
-		for _, f := range append(o.inputs, o.work) {
+		for _, f := range append(o.Inputs, o.Work) {
 			var st unix.Stat_t
 			must(t, unix.Fstat(int(f.Fd()), &st))
 			if theirs[st.Ino] {
 				t.Fatalf("%s is bob's", f.Name())
 			}
 		}
-		must(t, o.close())
+		must(t, o.Close())
 	}
 	t.Logf("%d swaps; %d of %d opened, %d refused", stop(), opened, tries, refused)
 	if opened == 0 || refused == 0 {
 		t.Error("there was no race")
 	}
 	// Root would have opened it: it is the rights that count.
-	f, err := openAs(executor.Caller{}, filepath.Join(dir, "bob/closed/in"), unix.O_RDONLY|unix.O_DIRECTORY)
+	f, err := caller.OpenAs(executor.Caller{}, filepath.Join(dir, "bob/closed/in"), unix.O_RDONLY|unix.O_DIRECTORY)
 	must(t, err)
 	must(t, f.Close())
 }
@@ -273,7 +274,7 @@ func TestPlacingIsNoRace(t *testing.T) {
 	dir := neighbours(t)
 	a := filepath.Join(dir, "alice")
 	must(t, os.WriteFile(filepath.Join(dir, "blob"), []byte("x"), 0o600))
-	work, err := openAs(alice, a, unix.O_RDONLY|unix.O_DIRECTORY)
+	work, err := caller.OpenAs(alice, a, unix.O_RDONLY|unix.O_DIRECTORY)
 	must(t, err)
 	defer work.Close()
 	for _, name := range []string{"any", "link", "bobs"} { // to where all may write, to what is closed, and what bob may write to
@@ -284,7 +285,7 @@ func TestPlacingIsNoRace(t *testing.T) {
 			for range tries {
 				blob, err := os.Open(filepath.Join(dir, "blob"))
 				must(t, err)
-				err = as(alice, func() error {
+				err = caller.As(alice, func() error {
 					return rootfs.Place(t.Context(), work, []string{"sub/o"}, []rootfs.Entry{{Path: "sub/o", Kind: 'f', Mode: 0o644, Size: 1}},
 						func(rootfs.Entry) (*os.File, error) { return blob, nil }, nil, nil)
 				})

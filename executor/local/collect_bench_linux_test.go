@@ -13,6 +13,7 @@ import (
 	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
 	"github.com/sandboxd/sandboxd/executor/internal/action"
+	"github.com/sandboxd/sandboxd/executor/internal/caller"
 )
 
 // BenchmarkCollect is a tree of outputs on its way: collected into an empty cache, stored as a result, which syncs it,
@@ -52,17 +53,17 @@ func benchCollect(b *testing.B, work *os.File, timed string) {
 	must(b, os.Mkdir(to, 0o755))
 	store, err := cache.Open(filepath.Join(dir, "cache"), cache.Config{})
 	must(b, err)
-	caller, err := os.Open(to)
+	there, err := os.Open(to)
 	must(b, err)
 	log, _, err := openJournal(filepath.Join(dir, "journal"), logrus.New())
 	must(b, err)
 	t := &task{
-		Executor: &Executor{cfg: Config{Cache: store}, journal: log}, caller: self(), paths: &opened{work: caller},
+		Executor: &Executor{cfg: Config{Cache: store}, journal: log}, caller: caller.Self(), paths: &caller.Paths{Work: there},
 		spec: &executor.TaskSpec{Outputs: []string{"out"}},
 	}
 	defer func() {
 		must(b, errors.Join(store.Close(), log.close()))
-		must(b, caller.Close())
+		must(b, there.Close())
 	}()
 	step := func(name string, f func() error) {
 		if name == timed {

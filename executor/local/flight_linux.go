@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"sync"
 
 	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/internal/caller"
 )
 
 // flight keeps the same task of a user from running twice at once: one runs, and the others wait and have its
@@ -119,7 +119,7 @@ func (t *task) follow(ctx context.Context, r *flown) (out *executor.TaskOutput, 
 		if out, err = t.lookUp(ctx); out == nil || err != nil {
 			return nil, err
 		}
-	case r.out == nil, r.granted != t.granted, !alike(r.caller, t.caller):
+	case r.out == nil, r.granted != t.granted, !caller.Alike(r.caller, t.caller):
 		return nil, nil
 	default:
 		shared := *r.out
@@ -131,14 +131,6 @@ func (t *task) follow(ctx context.Context, r *flown) (out *executor.TaskOutput, 
 		}
 	}
 	return out, t.replay(ctx, out)
-}
-
-// alike reports whether two callers are the same to files: whatever one may read or write, so may the other.
-func alike(a, b executor.Caller) bool {
-	groups := func(c executor.Caller) []uint32 {
-		return slices.Compact(slices.Sorted(slices.Values(c.Groups)))
-	}
-	return a.UID == b.UID && a.GID == b.GID && slices.Equal(groups(a), groups(b))
 }
 
 // replay tells the task's caller what another run has written.

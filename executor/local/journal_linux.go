@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/internal/caller"
 	"github.com/sandboxd/sandboxd/rootfs"
 )
 
@@ -127,7 +128,7 @@ func replay(at string, log logrus.FieldLogger) (n int, keep bool) {
 // recover does what rootfs.Recover does, with the rights of the caller whose tree it is.
 func (p *placement) recover() (n int, err error) {
 	c := executor.Caller{UID: p.UID, GID: p.GID, Groups: p.Groups}
-	err = as(c, func() error {
+	err = caller.As(c, func() error {
 		// The path was the kernel's own, without links: one that is there now was put there since.
 		how := &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS}
 		fd, err := unix.Openat2(unix.AT_FDCWD, string(p.Workdir), how)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/internal/caller"
 	"github.com/sandboxd/sandboxd/internal/testutil"
 	"github.com/sandboxd/sandboxd/sandbox"
 )
@@ -476,7 +477,7 @@ func TestOpenAsFollowsNoMagicLink(t *testing.T) {
 	must(t, err)
 	defer f.Close()
 	for _, p := range []string{fmt.Sprintf("/proc/self/fd/%d", f.Fd()), "/proc/self/root/etc", "/proc/thread-self/cwd"} {
-		if g, err := openAs(executor.Caller{UID: 4321, GID: 4321}, p, unix.O_RDONLY|unix.O_DIRECTORY); err == nil {
+		if g, err := caller.OpenAs(executor.Caller{UID: 4321, GID: 4321}, p, unix.O_RDONLY|unix.O_DIRECTORY); err == nil {
 			g.Close()
 			t.Errorf("%s was opened", p)
 		}

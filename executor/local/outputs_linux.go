@@ -8,6 +8,7 @@ import (
 
 	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/internal/caller"
 	"github.com/sandboxd/sandboxd/rootfs"
 )
 
@@ -54,10 +55,10 @@ func (t *task) keep(ctx context.Context, path string, f *os.File, size int64) (s
 
 // checkPlaces refuses outputs that place could not put where they belong, before anything is run for them.
 func (t *task) checkPlaces() error {
-	if t.paths.work == nil || t.spec.WorkdirMode != executor.WorkdirOverlay || len(t.spec.Outputs) == 0 {
+	if t.paths.Work == nil || t.spec.WorkdirMode != executor.WorkdirOverlay || len(t.spec.Outputs) == 0 {
 		return nil
 	}
-	err := as(t.caller, func() error { return rootfs.Placeable(t.paths.work, t.spec.Outputs) })
+	err := caller.As(t.caller, func() error { return rootfs.Placeable(t.paths.Work, t.spec.Outputs) })
 	if err != nil {
 		return executor.FieldErrorf("outputs", "could not be put into the work directory: %w; make it your own, or copy it", err)
 	}
@@ -66,7 +67,7 @@ func (t *task) checkPlaces() error {
 
 // place puts outputs into the caller's tree, with the caller's rights.
 func (t *task) place(ctx context.Context, files []executor.OutputFile) error {
-	if t.paths.work == nil || len(files) == 0 {
+	if t.paths.Work == nil || len(files) == 0 {
 		return nil
 	}
 	entries := make([]rootfs.Entry, len(files))
@@ -85,11 +86,11 @@ func (t *task) place(ctx context.Context, files []executor.OutputFile) error {
 		return err
 	}
 	var ours error // which is no mistake of the caller's
-	err = as(t.caller, func() error {
-		return rootfs.Place(ctx, t.paths.work, t.spec.Outputs, entries, blobs.open, func(pl rootfs.Placing) error {
-			ours = page.write(t.caller, t.paths.work, pl)
+	err = caller.As(t.caller, func() error {
+		return rootfs.Place(ctx, t.paths.Work, t.spec.Outputs, entries, blobs.open, func(pl rootfs.Placing) error {
+			ours = page.write(t.caller, t.paths.Work, pl)
 			return ours
-		}, func(work func() error) error { return as(t.caller, work) })
+		}, func(work func() error) error { return caller.As(t.caller, work) })
 	})
 	t.journal.end(page)
 	if ours != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/sandboxd/sandboxd/executor"
 	"github.com/sandboxd/sandboxd/executor/internal/action"
+	"github.com/sandboxd/sandboxd/executor/internal/caller"
 	"github.com/sandboxd/sandboxd/limits"
 	"github.com/sandboxd/sandboxd/netpolicy"
 	"github.com/sandboxd/sandboxd/rootfs"
@@ -30,7 +31,7 @@ type task struct {
 	granted granted
 	limits  executor.ResourceLimits
 	caller  executor.Caller
-	paths   *opened
+	paths   *caller.Paths
 	root    *rootfs.Rootfs
 	router  netpolicy.RouterSpec // of a controlled network
 	// leaveRoot is called once.
@@ -48,7 +49,7 @@ func (e *Executor) Execute(ctx context.Context, spec *executor.TaskSpec) (out *e
 	if err := spec.Validate(); err != nil {
 		return nil, err
 	}
-	t := &task{Executor: e, spec: spec, caller: self(), event: executor.EventsFrom(ctx)}
+	t := &task{Executor: e, spec: spec, caller: caller.Self(), event: executor.EventsFrom(ctx)}
 	if c, ok := executor.CallerFrom(ctx); ok {
 		t.caller = c
 	}
@@ -75,10 +76,10 @@ func (t *task) execute(ctx context.Context) (out *executor.TaskOutput, err error
 		return nil, err
 	}
 	t.tell(executor.EventQueued)
-	if t.paths, err = open(t.caller, t.spec); err != nil {
+	if t.paths, err = caller.Open(t.caller, t.spec); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, t.paths.close()) }()
+	defer func() { err = errors.Join(err, t.paths.Close()) }()
 	if err := t.checkPlaces(); err != nil {
 		return nil, err
 	}
@@ -160,7 +161,7 @@ func (t *task) openRoot() (err error) {
 		return full(err, "state directory", t.cfg.StateDir)
 	}
 	// Whether the caller may see it, before root looks at it.
-	dir, err := openAs(t.caller, t.spec.Rootfs, unix.O_RDONLY|unix.O_DIRECTORY)
+	dir, err := caller.OpenAs(t.caller, t.spec.Rootfs, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return executor.FieldErrorf("rootfs", "%q: %w; name a directory that you may read", t.spec.Rootfs, err)
 	}
@@ -264,11 +265,11 @@ func (t *task) start(ctx context.Context, l *logs) (*sandbox.Sandbox, error) {
 		Stdio:   [3]*os.File{stdin, l.outW, l.errW},
 		Network: netpolicy.Policy(t.spec.Network), Router: t.router, Limits: t.groupLimits(),
 		TmpBytes: max(t.limits.TmpBytes, 0), OpenFiles: t.granted.asked.OpenFiles, Debug: t.spec.Debug,
-		Work: sandbox.Work{Dir: t.paths.work, Hide: t.spec.Outputs, Mode: map[executor.WorkdirMode]sandbox.WorkMode{
+		Work: sandbox.Work{Dir: t.paths.Work, Hide: t.spec.Outputs, Mode: map[executor.WorkdirMode]sandbox.WorkMode{
 			executor.WorkdirDirect: sandbox.WorkDirect, executor.WorkdirReadonly: sandbox.WorkReadonly,
 		}[t.spec.WorkdirMode]},
 	}
-	if s.Work.UID, s.Work.GID, err = t.owner(t.paths.work); err != nil {
+	if s.Work.UID, s.Work.GID, err = t.owner(t.paths.Work); err != nil {
 		return nil, err
 	}
 	if t.caller.UID != 0 {
@@ -278,7 +279,7 @@ func (t *task) start(ctx context.Context, l *logs) (*sandbox.Sandbox, error) {
 		s.Env = append(s.Env, k+"="+v)
 	}
 	slices.Sort(s.Env)
-	for i, f := range t.paths.inputs {
+	for i, f := range t.paths.Inputs {
 		b := sandbox.Bind{File: f, Target: t.spec.Inputs[i].Target()}
 		if b.UID, b.GID, err = t.owner(f); err != nil {
 			return nil, err

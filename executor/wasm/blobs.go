@@ -6,13 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
+	"path"
 	"slices"
 
 	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/tree"
 )
 
 // maxBlob bounds what a component fetches or stores at once: its memory, and a frame, have to hold it.
@@ -29,7 +29,8 @@ type blobs struct {
 
 // given is a file of the task's.
 type given struct {
-	dir, path string
+	machine int // see files
+	path    string
 	cache.Digest
 }
 
@@ -72,7 +73,7 @@ func (b *blobs) fetch(hash string) ([]byte, error) {
 	if g.Size > maxBlob {
 		return nil, refusef("%s has %d bytes; at most %d are fetched at once", g.path, g.Size, maxBlob)
 	}
-	h, err := g.open()
+	h, err := b.open(g)
 	if err != nil {
 		return nil, changed(g, err)
 	}
@@ -93,7 +94,7 @@ func (b *blobs) name(hash string) (executor.Digest, error) {
 	if err != nil {
 		return executor.Digest{}, err
 	}
-	h, err := g.open()
+	h, err := b.open(g)
 	if err != nil {
 		return executor.Digest{}, changed(g, err)
 	}
@@ -127,64 +128,64 @@ func (b *blobs) find(hash string) (given, error) {
 
 // look hashes all files that the task is given.
 func (b *blobs) look() error {
-	type tree struct {
-		dir  string
-		hide []string
-	}
-	var trees []tree
-	if b.spec.Workdir != "" {
-		trees = append(trees, tree{b.spec.Workdir, b.spec.Outputs})
-	}
-	for _, in := range b.spec.Inputs {
-		host, err := filepath.EvalSymlinks(in.Host)
-		if err != nil {
-			return executor.FieldErrorf("inputs", "%w", err)
+	for n := range 1 + len(b.paths.Inputs) {
+		if n == 0 && b.paths.Work == nil {
+			continue
 		}
-		fi, err := os.Stat(host)
-		if err == nil && !fi.IsDir() {
-			err = b.hash(filepath.Dir(host), filepath.Base(host))
-		}
-		if err != nil {
-			return executor.FieldErrorf("inputs", "%w", err)
-		}
-		if fi.IsDir() {
-			trees = append(trees, tree{dir: host})
-		}
-	}
-	for _, t := range trees {
-		root, err := os.OpenRoot(t.dir)
-		if err != nil {
-			return executor.FieldErrorf("workdir", "%w", err)
-		}
-		err = fs.WalkDir(root.FS(), ".", func(p string, d fs.DirEntry, err error) error {
-			switch {
-			case err != nil:
-				return err
-			case b.ctx.Err() != nil:
-				return b.ctx.Err()
-			case slices.Contains(t.hide, p) && d.IsDir():
-				return fs.SkipDir
-			case d.Type().IsRegular() && !slices.Contains(t.hide, p):
-				return b.hash(t.dir, p)
+		err := b.files.machine(b.ctx, n, func(m tree.Machine) error {
+			var hide []string
+			if n == 0 {
+				hide = b.spec.Outputs
 			}
-			return nil
+			i, err := m.Lstat(".")
+			if err != nil {
+				return err
+			}
+			return b.walk(given{machine: n, path: "."}, m, i, hide)
 		})
-		if err = errors.Join(err, root.Close()); err != nil {
-			return executor.FieldErrorf("workdir", "%w", err)
+		if err != nil {
+			return blame(n, err)
+		}
+	}
+	return nil
+}
+
+// walk hashes a file, or all that a directory holds.
+func (b *blobs) walk(g given, m tree.Machine, i tree.Info, hide []string) error {
+	switch {
+	case b.ctx.Err() != nil:
+		return b.ctx.Err()
+	case slices.Contains(hide, g.path):
+	case i.Mode.IsRegular():
+		return b.hash(g, m)
+	case i.Mode.IsDir():
+		entries, err := m.List(g.path)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			at := given{machine: g.machine, path: path.Join(g.path, e.Name)}
+			if e.Bare {
+				if e, err = m.Lstat(at.path); err != nil {
+					return err
+				}
+			}
+			if err := b.walk(at, m, e, hide); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
 // hash notes one file.
-func (b *blobs) hash(dir, p string) error {
-	g := given{dir: dir, path: p}
-	h, err := g.open()
+func (b *blobs) hash(g given, m tree.Machine) error {
+	h, err := m.Open(g.path)
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	n, _, err := b.cfg.Cache.HashFile(b.ctx, h, cache.TreeOptions{Reader: b.paths.Reader})
+	n, _, err := b.cfg.Cache.HashFile(b.ctx, h, cache.TreeOptions{Reader: b.caller.UID})
 	if err != nil {
 		return err
 	}
@@ -194,18 +195,14 @@ func (b *blobs) hash(dir, p string) error {
 }
 
 // open opens the file, if it is one yet.
-func (g given) open() (*os.File, error) {
-	root, err := os.OpenRoot(g.dir)
+func (b *blobs) open(g given) (*os.File, error) {
+	var h *os.File
+	err := b.files.machine(b.ctx, g.machine, func(m tree.Machine) (err error) {
+		h, err = m.Open(g.path)
+		return err
+	})
 	if err != nil {
 		return nil, err
-	}
-	defer root.Close()
-	h, err := root.OpenFile(filepath.FromSlash(g.path), os.O_RDONLY|nonblock, 0)
-	if err != nil {
-		return nil, err
-	}
-	if fi, err := h.Stat(); err != nil || !fi.Mode().IsRegular() {
-		return nil, errors.Join(&fs.PathError{Op: "open", Path: g.path, Err: fs.ErrInvalid}, err, h.Close())
 	}
 	return h, nil
 }

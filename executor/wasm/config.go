@@ -35,8 +35,8 @@ type Config struct {
 	// Version is told in Capabilities.
 	Version string
 
-	shell   bool   // Module is the embedded one
-	program string // of the workers; "" is the one that runs
+	shell   bool     // Module is the embedded one
+	program []string // of the workers, with its arguments; nil is the one that runs, as a worker
 }
 
 // check fills in the defaults.

@@ -1,20 +1,8 @@
-//go:build unix
+//go:build unix && !linux
 
 package wasm
 
-import (
-	"os"
-	"os/exec"
-	"syscall"
-)
+import "syscall"
 
 // ownGroup keeps the terminal's signals, which are for us, from a worker.
-func ownGroup(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }
-
-// signalOf is the number of the signal that ended a process; 0 if none did.
-func signalOf(s *os.ProcessState) int {
-	if w, ok := s.Sys().(syscall.WaitStatus); ok && w.Signaled() {
-		return int(w.Signal())
-	}
-	return 0
-}
+func ownGroup() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/process"
 )
 
 func must(t testing.TB, err error) {
@@ -82,9 +83,10 @@ func openShell(t testing.TB, cfg Config) *Executor {
 	if cfg.CodeDir == "" {
 		cfg.CodeDir = filepath.Join(shared, "code")
 	}
-	if raceEnabled && cfg.program == "" {
-		cfg.program, err = builtWorker()
+	if raceEnabled && cfg.program == nil {
+		p, err := builtWorker()
 		must(t, err)
+		cfg.program = []string{p, process.Name}
 	}
 	if cfg.MaxParallel == 0 {
 		cfg.MaxParallel = 1

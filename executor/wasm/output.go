@@ -1,6 +1,7 @@
 package wasm
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -158,6 +159,13 @@ func (r *running) collect(ctx context.Context, scratch string, out *executor.Tas
 func (r *running) keep(ctx context.Context, root *os.Root, o wire.Output) (d executor.Digest, err error) {
 	if r.blobs.bytes += o.Size; o.Size < 0 || r.blobs.bytes > r.granted.outputs {
 		return d, executor.FieldErrorf("outputs", "are more than %d bytes; declare less, or give a higher limits.output_bytes", r.granted.outputs)
+	}
+	if o.Number == 0 {
+		if int64(len(o.Content)) != o.Size {
+			return d, fmt.Errorf("the content of output %q is not what it was said to be", o.Path)
+		}
+		blob, err := r.cfg.Cache.Put(ctx, bytes.NewReader(o.Content))
+		return executor.Digest(blob), err
 	}
 	f, err := root.OpenFile(strconv.Itoa(o.Number), os.O_RDONLY|nonblock, 0)
 	if err != nil {

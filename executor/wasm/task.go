@@ -16,6 +16,7 @@ import (
 	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
 	"github.com/sandboxd/sandboxd/executor/internal/action"
+	"github.com/sandboxd/sandboxd/executor/internal/caller"
 	"github.com/sandboxd/sandboxd/executor/wasm/internal/tree"
 	"github.com/sandboxd/sandboxd/executor/wasm/internal/wire"
 )
@@ -38,7 +39,9 @@ type task struct {
 	granted   granted
 	env       map[string]string
 	event     executor.EventFunc
-	paths     action.Files
+	caller    executor.Caller
+	paths     *caller.Paths
+	files     *files
 	signature action.Signature
 	// strained says that a success met a limit, and may have done less than it would have else: it is not stored.
 	strained bool
@@ -60,8 +63,11 @@ func (e *Executor) Execute(ctx context.Context, spec *executor.TaskSpec) (out *e
 		return nil, err
 	}
 	t := &task{
-		Executor: e, spec: spec, granted: grant(spec), event: executor.EventsFrom(ctx),
+		Executor: e, spec: spec, granted: grant(spec), event: executor.EventsFrom(ctx), caller: caller.Self(),
 		env: action.Environment(searchPath, tree.HomeDir, spec.Env),
+	}
+	if c, ok := executor.CallerFrom(ctx); ok {
+		t.caller = c
 	}
 	out, err = t.execute(ctx)
 	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
@@ -75,13 +81,15 @@ func (t *task) execute(ctx context.Context) (_ *executor.TaskOutput, err error) 
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if t.paths, err = caller.Open(t.caller, t.spec); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, t.paths.Close()) }()
+	t.files = &files{paths: t.paths}
+	defer t.files.close()
 	if t.spec.Cache == executor.CacheOff {
 		return t.run(ctx, false)
 	}
-	if t.paths, err = open(t.spec); err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, closeFiles(t.paths)) }()
 	if t.signature, err = t.sign(ctx); err != nil {
 		return nil, err
 	}
@@ -110,42 +118,10 @@ func (t *task) tell(k executor.EventKind) {
 }
 
 // namespace keeps the results of users apart, and from those that need a Linux sandbox.
-func (t *task) namespace() string { return "wasm-uid-" + strconv.Itoa(max(os.Geteuid(), 0)) }
-
-// open opens what a signature is made of.
-func open(spec *executor.TaskSpec) (f action.Files, err error) {
-	if spec.Workdir != "" {
-		if f.Work, err = os.Open(spec.Workdir); err != nil {
-			return f, executor.FieldErrorf("workdir", "%w; name a directory that you may read", err)
-		}
-	}
-	for _, in := range spec.Inputs {
-		// Of a FIFO the opening may never end.
-		if fi, err := os.Stat(in.Host); err == nil && !fi.IsDir() && !fi.Mode().IsRegular() {
-			return f, errors.Join(executor.FieldErrorf("inputs", "%q is not a file or directory", in.Host), closeFiles(f))
-		}
-		h, err := os.Open(in.Host)
-		if err != nil {
-			return f, errors.Join(executor.FieldErrorf("inputs", "%w; name a file or directory that you may read", err), closeFiles(f))
-		}
-		f.Inputs = append(f.Inputs, h)
-	}
-	return f, nil
-}
-
-func closeFiles(f action.Files) error {
-	var errs []error
-	if f.Work != nil {
-		errs = append(errs, f.Work.Close())
-	}
-	for _, h := range f.Inputs {
-		errs = append(errs, h.Close())
-	}
-	return errors.Join(errs...)
-}
+func (t *task) namespace() string { return "wasm-uid-" + strconv.FormatUint(uint64(t.caller.UID), 10) }
 
 func (t *task) sign(ctx context.Context) (action.Signature, error) {
-	return action.Sign(ctx, t.cfg.Cache, t.spec, t.env, t.paths, action.Ground{Platform: executor.PlatformWasm, Root: t.root})
+	return action.Sign(ctx, t.cfg.Cache, t.spec, t.env, t.paths.Files(), action.Ground{Platform: executor.PlatformWasm, Root: t.root})
 }
 
 // run runs the task, and stores the result if it may be.
@@ -186,9 +162,10 @@ func (t *task) timeout() time.Duration {
 }
 
 // order is the task for a worker.
-func (t *task) order(scratch string) wire.Task {
+func (r *running) order(scratch string) (wire.Task, error) {
+	t := r.task
 	o := wire.Task{
-		Argv: wire.Bytes(argv(t.spec)), Stdin: t.spec.Stdin, Work: []byte(t.spec.Workdir), Outputs: wire.Bytes(t.spec.Outputs),
+		Argv: wire.Bytes(argv(t.spec)), Stdin: t.spec.Stdin, Outputs: wire.Bytes(t.spec.Outputs),
 		WorkReadonly: t.spec.WorkdirMode == executor.WorkdirReadonly, Scratch: []byte(scratch),
 		MemoryBytes: t.granted.memory, WorkBytes: t.granted.work, TmpBytes: t.granted.tmp, MaxFiles: maxFiles, MaxOpen: t.granted.openFiles,
 	}
@@ -197,14 +174,39 @@ func (t *task) order(scratch string) wire.Task {
 	for _, k := range slices.Sorted(maps.Keys(env)) {
 		o.Env = append(o.Env, []byte(k+"="+env[k]))
 	}
-	for _, in := range t.spec.Inputs {
-		o.Inputs = append(o.Inputs, wire.Input{Host: []byte(in.Host), Target: []byte(in.Target())})
+	if t.paths.Work != nil {
+		work, err := r.place(t.spec.Workdir, t.paths.Work)
+		if err != nil {
+			return o, executor.FieldErrorf("workdir", "%w", err)
+		}
+		o.Work = &work
+	}
+	for i, in := range t.spec.Inputs {
+		place, err := r.place(in.Host, t.paths.Inputs[i])
+		if err != nil {
+			return o, executor.FieldErrorf("inputs", "%w", err)
+		}
+		o.Inputs = append(o.Inputs, wire.Input{Place: place, Target: []byte(in.Target())})
 	}
 	// The time of what is built, where whoever builds it has said so: see reproducible-builds.org.
 	if s, err := strconv.ParseInt(env["SOURCE_DATE_EPOCH"], 10, 64); err == nil && s > 0 && s < 1<<33 {
 		o.Epoch = s * int64(time.Second)
 	}
-	return o
+	return o, nil
+}
+
+// place tells a worker of what is open as f.
+func (r *running) place(host string, f *os.File) (p wire.Place, err error) {
+	if !r.worker.asks {
+		p.Host = []byte(host)
+		return p, nil
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		return p, err
+	}
+	p.Info = infoFor(infoOf(fi))
+	return p, nil
 }
 
 // inWorker waits for a worker, has it run the task, and collects what it made.
@@ -237,6 +239,9 @@ func (t *task) inWorker(ctx context.Context) (*executor.TaskOutput, error) {
 	}
 }
 
+// canceled is the evidence of that.
+const canceled = "the caller canceled it, or went away, or the executor stopped"
+
 // errGone says that a worker had died before it was given the task.
 var errGone = errors.New("a worker died while it had nothing to do")
 
@@ -248,7 +253,9 @@ func (t *task) with(ctx context.Context, s *seat) (out *executor.TaskOutput, err
 		}
 	}
 	r := &running{task: t, worker: s.worker, stdout: stream{t: t, kind: executor.EventStdout}, stderr: stream{t: t, kind: executor.EventStderr}}
-	r.blobs = &blobs{task: t, ctx: ctx}
+	r.ctx, r.stop = context.WithCancel(ctx)
+	defer r.stop()
+	r.blobs = &blobs{task: t, ctx: r.ctx}
 	if s.scratch == "" {
 		if s.scratch, err = t.cfg.Cache.TempDir(); err != nil {
 			return nil, err
@@ -269,11 +276,14 @@ func (t *task) with(ctx context.Context, s *seat) (out *executor.TaskOutput, err
 // running is a task in a worker.
 type running struct {
 	*task
+	ctx            context.Context // ends with the task, for what the executor does for the worker
+	stop           context.CancelFunc
 	worker         *worker
 	stdout, stderr stream
 	outputs        []wire.Output
 	blobs          *blobs // of a component
 	undeclared     []string
+	scratches      int  // files in the scratch directory
 	lost           bool // the worker is, and can run no more
 
 	mu   sync.Mutex
@@ -288,6 +298,7 @@ func (r *running) end(c executor.Cause, text string) {
 		r.why, r.text = c, text
 	}
 	r.mu.Unlock()
+	r.stop()
 	r.worker.kill()
 }
 
@@ -313,13 +324,16 @@ func (r *running) run(ctx context.Context, scratch string) (*executor.TaskOutput
 		case <-timer.C:
 			r.end(executor.CauseTimedOut, fmt.Sprintf("still running after %v", limit))
 		case <-ctx.Done():
-			r.end(executor.CauseCanceled, "the caller canceled it, or went away, or the executor stopped")
+			r.end(executor.CauseCanceled, canceled)
 		}
 	})
 	done, err := r.converse(scratch)
 	took := time.Since(began)
 	close(over)
 	watch.Wait()
+	if err != nil && ctx.Err() != nil {
+		r.end(executor.CauseCanceled, canceled)
+	}
 	why, text := r.ended()
 	signal := sigkill
 	if err != nil || why != "" {
@@ -358,13 +372,19 @@ func (r *running) applied(out *executor.TaskOutput) {
 			"linear memory": strconv.FormatInt(r.granted.memory, 10), "/tmp": strconv.FormatInt(r.granted.tmp, 10),
 			"/build": strconv.FormatInt(r.granted.work, 10), "open files": strconv.Itoa(r.granted.openFiles), "files": strconv.Itoa(maxFiles),
 		},
-		Sandbox: []string{"WebAssembly module in an instance of its own", "worker process", "file system of its own"},
+		Sandbox: append([]string{"WebAssembly module in an instance of its own", "file system of its own", "worker process"}, r.worker.stands...),
 	}
 }
 
 // converse sends the order and takes what comes until the end of the task, or of the worker.
 func (r *running) converse(scratch string) (*wire.Done, error) {
-	o := r.order(scratch)
+	o, err := r.order(scratch)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.worker.bound(r.granted); err != nil {
+		return nil, errors.Join(errGone, err)
+	}
 	if r.worker.world {
 		o.Spec = r.componentSpec()
 	}
@@ -388,6 +408,8 @@ func (r *running) converse(scratch string) (*wire.Done, error) {
 			err = r.reply(r.blobs.fetch(string(body)))
 		case wire.KindStore:
 			err = r.reply(r.blobs.store(body))
+		case wire.KindFile:
+			err = r.file(scratch, body)
 		case wire.KindOutput:
 			err = r.output(body)
 		case wire.KindUndeclared:

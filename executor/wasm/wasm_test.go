@@ -11,12 +11,13 @@ import (
 	"time"
 
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/process"
 )
 
 func TestExit(t *testing.T) {
 	own, err := program() // with the race detector, if that is on
 	must(t, err)
-	e := openExecutor(t, Config{program: own})
+	e := openExecutor(t, Config{program: []string{own, process.Name}})
 	for _, code := range []int{0, 3, 255} {
 		if out := run(t, e, uncached(fmt.Sprintf("exit %d", code))); out.ExitCode != code || out.Cause != executor.CauseExited {
 			t.Errorf("exit %d: %+v", code, out)

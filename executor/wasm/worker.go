@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/sandboxd/sandboxd/executor"
@@ -26,6 +27,14 @@ type worker struct {
 	// world says that the module is a component, and no command.
 	world bool
 
+	// asks says that it has its files opened for it, and sent to it by files.
+	asks  bool
+	files *os.File
+	// walls are what it is to raise, lacks says why one could not be raised, and stands and missing are what is there of them.
+	walls           *wire.Walls
+	lacks           string
+	stands, missing []string
+
 	// cpu is what it had used when its last task was done.
 	userBefore, systemBefore time.Duration
 	wait                     func() error // for its end, once
@@ -33,28 +42,18 @@ type worker struct {
 
 // startWorker returns a worker that has loaded the module. Closing stop ends it meanwhile.
 func startWorker(cfg *Config, stop <-chan struct{}) (w *worker, err error) {
-	path := cfg.program
-	if path == "" {
-		if path, err = program(); err != nil {
+	argv := cfg.program
+	if argv == nil {
+		self, err := program()
+		if err != nil {
 			return nil, err
 		}
+		argv = []string{self, process.Name}
 	}
-	w = &worker{cmd: exec.Command(path, process.Name), stderr: &tail{}}
-	w.cmd.Env = workerEnv()
-	w.cmd.Stderr = w.stderr
-	ownGroup(w.cmd)
-	if w.in, err = w.cmd.StdinPipe(); err != nil {
-		return nil, err
-	}
-	out, err := w.cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	w.out = bufio.NewReaderSize(out, 2*wire.MaxPiece)
-	if err := w.cmd.Start(); err != nil {
+	w = &worker{stderr: &tail{}}
+	if err := w.start(argv); err != nil {
 		return nil, fmt.Errorf("start a worker: %w", err)
 	}
-	w.wait = sync.OnceValue(w.cmd.Wait)
 	ready := make(chan struct{})
 	var watch sync.WaitGroup
 	watch.Go(func() {
@@ -65,6 +64,9 @@ func startWorker(cfg *Config, stop <-chan struct{}) (w *worker, err error) {
 		}
 	})
 	err = w.load(cfg)
+	if err == nil {
+		err = w.look()
+	}
 	close(ready)
 	watch.Wait()
 	if err != nil {
@@ -72,6 +74,31 @@ func startWorker(cfg *Config, stop <-chan struct{}) (w *worker, err error) {
 		return nil, errors.Join(err, w.reap())
 	}
 	return w, nil
+}
+
+// command makes the process's.
+func (w *worker) command(argv []string, attr *syscall.SysProcAttr) {
+	w.cmd = exec.Command(argv[0], argv[1:]...)
+	w.cmd.Env = workerEnv()
+	w.cmd.Stderr = w.stderr
+	w.cmd.SysProcAttr = attr
+}
+
+// run starts what command made.
+func (w *worker) run() (err error) {
+	if w.in, err = w.cmd.StdinPipe(); err != nil {
+		return err
+	}
+	out, err := w.cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	w.out = bufio.NewReaderSize(out, 2*wire.MaxPiece)
+	if err := w.cmd.Start(); err != nil {
+		return err
+	}
+	w.wait = sync.OnceValue(w.cmd.Wait)
+	return nil
 }
 
 // workerEnv is a worker's environment: what a system needs to run programs at all.
@@ -91,7 +118,9 @@ func (w *worker) load(cfg *Config) error {
 	// What it says about a wrong module comes before it has read all.
 	sent := make(chan error, 1)
 	go func() {
-		err := wire.WriteJSON(w.in, wire.KindLoad, wire.Load{CodeDir: []byte(cfg.CodeDir), RealClock: cfg.RealClock, Again: cfg.shell && !cfg.RealClock})
+		err := wire.WriteJSON(w.in, wire.KindLoad, wire.Load{
+			CodeDir: []byte(cfg.CodeDir), RealClock: cfg.RealClock, Again: cfg.shell && !cfg.RealClock, Asks: w.asks, Walls: w.walls,
+		})
 		sent <- errors.Join(err, wire.Write(w.in, wire.KindModule, cfg.Module))
 	}()
 	k, body, err := w.next()
@@ -102,10 +131,13 @@ func (w *worker) load(cfg *Config) error {
 		return fmt.Errorf("a worker did not begin: %w; %s", err, w.stderr)
 	case k == wire.KindFailed:
 		return &ModuleError{strings.ToValidUTF8(string(body), "?")}
-	case k != wire.KindReady || len(body) != 1:
+	case k != wire.KindReady || len(body) == 0:
 		return fmt.Errorf("a worker began with %q", k)
 	}
 	w.world = body[0] == 1
+	if len(body) > 1 {
+		w.lacks = strings.TrimPrefix(w.lacks+"; "+strings.ToValidUTF8(string(body[1:]), "?"), "; ")
+	}
 	return <-sent
 }
 
@@ -135,11 +167,14 @@ func (w *worker) close() error {
 
 // reap waits for the end of one that was killed or closed.
 func (w *worker) reap() error {
-	var exit *exec.ExitError
-	if err := w.wait(); !errors.As(err, &exit) && !errors.Is(err, os.ErrClosed) {
-		return err
+	err := w.wait()
+	if w.files != nil {
+		_ = w.files.Close() // it has no error worth a word, and may be the second
 	}
-	return nil
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) || errors.Is(err, os.ErrClosed) {
+		return nil
+	}
+	return err
 }
 
 // died says, of one that was reaped, why it did where the reason is the task's: for its memory, or by a signal.

@@ -36,7 +36,7 @@ const uses = 100
 
 // keep notes what the instance is.
 func (i *instance) keep(ctx context.Context, m api.Module) {
-	if i.mem.region == nil || i.mem.region.keep() != nil {
+	if i.mem.region == nil || i.mem.region.keep(i.images) != nil {
 		return
 	}
 	a := &again{size: m.Memory().Size(), elapsed: i.clock.elapsed, random: *i.random}

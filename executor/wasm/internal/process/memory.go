@@ -2,6 +2,7 @@ package process
 
 import (
 	"bytes"
+	"os"
 
 	"github.com/tetratelabs/wazero/experimental"
 )
@@ -28,8 +29,8 @@ type region interface {
 	// grow returns the first size bytes, or nil.
 	grow(size uint64) []byte
 	free()
-	// keep notes what it holds, and revert makes it that again, unless it grew meanwhile.
-	keep() error
+	// keep notes what it holds, in a file of imageFile, and revert makes it that again, unless it grew meanwhile.
+	keep(in *os.File) error
 	revert()
 }
 
@@ -73,7 +74,7 @@ func (h *heap) grow(size uint64) []byte {
 
 func (h *heap) free() { h.b, h.kept = nil, nil }
 
-func (h *heap) keep() error {
+func (h *heap) keep(*os.File) error {
 	h.kept = bytes.Clone(h.b)
 	return nil
 }

@@ -3,6 +3,7 @@
 package process
 
 import (
+	"os"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -43,9 +44,8 @@ func (m *mapped) grow(size uint64) []byte {
 func (m *mapped) free() {
 	_ = unix.Munmap(m.all) // it fails only for what is none
 	m.all = nil
-	m.kept.drop()
 }
 
-func (m *mapped) keep() error { return m.kept.take(m.all[:m.used]) }
+func (m *mapped) keep(in *os.File) error { return m.kept.take(m.all[:m.used], in) }
 
 func (m *mapped) revert() { m.kept.restore(m.all) }

@@ -75,10 +75,12 @@ type worker struct {
 	rt     wazero.Runtime
 	module wazero.CompiledModule
 	waits  bool // for a task, having been started
-	// globals are the names of the module's, where its instances are used again.
+	// globals are the names of the module's, where its instances are used again, which their memory's images are for.
 	globals []string
+	images  *os.File
 	world   bool // of executor.wit, and no command
 	gc      collector
+	lacks   string // says which walls could not be raised
 }
 
 // Serve loads a module, and runs it until in is closed or the end of ctx.
@@ -88,7 +90,7 @@ func Serve(ctx context.Context, in <-chan frame, out io.Writer) error {
 		return wire.Write(w.out, wire.KindFailed, []byte(err.Error()))
 	}
 	debug.FreeOSMemory() // compiling takes hundreds of MB
-	ready := []byte{0}
+	ready := append([]byte{0}, w.lacks...)
 	if w.world {
 		ready[0] = 1
 	}
@@ -154,6 +156,9 @@ func (w *worker) prepare(ctx context.Context) error {
 		if code, w.globals, err = component.ExportGlobals(code, "sandboxd global "); err != nil {
 			return fmt.Errorf("the module cannot be used again: %w", err)
 		}
+		if w.images, err = imageFile(); err != nil {
+			return err
+		}
 	}
 	if w.module, err = w.rt.CompileModule(experimental.WithCompilationWorkers(ctx, runtime.NumCPU()), code); err != nil {
 		return fmt.Errorf("the module cannot be compiled: %w", err)
@@ -192,6 +197,12 @@ func (w *worker) recognize(ctx context.Context) error {
 	}
 	if err := w.stubs(ctx); err != nil {
 		return err
+	}
+	// All code is there, and none of the module's has run.
+	if w.load.Walls != nil {
+		if err := Raise(w.load.Walls); err != nil {
+			w.lacks = err.Error()
+		}
 	}
 	if !w.world {
 		return nil

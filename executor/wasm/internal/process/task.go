@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -150,7 +149,6 @@ func (i *instance) take() error {
 	}
 	i.fs.FS = i.tree
 	i.mem.limit = uint64(o.MemoryBytes)
-	limit(o.MemoryBytes)
 	i.stdin.Reset(o.Stdin)
 	i.described = description(o)
 	return nil
@@ -178,22 +176,8 @@ func (i *instance) openTree(o *wire.Task) (*tree.FS, error) {
 	if i.load.RealClock {
 		cfg.Now = func() int64 { return time.Now().UnixNano() }
 	}
-	var err error
-	if cfg.Scratch, err = i.open(string(o.Scratch)); err != nil {
+	if err := i.places(o, &cfg); err != nil {
 		return nil, err
-	}
-	if len(o.Work) > 0 {
-		if cfg.Work, err = i.open(string(o.Work)); err != nil {
-			return nil, &fault{"workdir", fmt.Errorf("%w; name a directory that you may read", err)}
-		}
-	}
-	for _, in := range o.Inputs {
-		x, err := i.input(string(in.Host))
-		if err != nil {
-			return nil, &fault{"inputs", fmt.Errorf("%w; name a file or directory that you may read", err)}
-		}
-		x.Target = string(in.Target)
-		cfg.Inputs = append(cfg.Inputs, x)
 	}
 	t, err := tree.New(cfg)
 	if target := (*tree.TargetError)(nil); errors.As(err, &target) {
@@ -202,34 +186,43 @@ func (i *instance) openTree(o *wire.Task) (*tree.FS, error) {
 	return t, err
 }
 
-func (i *instance) open(dir string) (*os.Root, error) {
-	r, err := os.OpenRoot(dir)
-	if err == nil {
-		i.roots = append(i.roots, r)
+// places gives a tree what it has of the machine.
+func (i *instance) places(o *wire.Task, cfg *tree.Config) error {
+	if i.load.Asks {
+		cfg.Scratch = askedScratch{i}
+		if o.Work != nil {
+			cfg.Work = &asked{i, 0, infoOf(o.Work.Info)}
+		}
+		for n, in := range o.Inputs {
+			cfg.Inputs = append(cfg.Inputs, tree.Input{Target: string(in.Target), Machine: &asked{i, n + 1, infoOf(in.Info)}})
+		}
+		return nil
 	}
-	return r, err
-}
-
-// input opens a directory, or one that holds the file.
-func (i *instance) input(host string) (in tree.Input, err error) {
-	fi, err := os.Stat(host)
+	open := func(dir []byte) (tree.Dir, error) {
+		d, err := tree.OpenDir(string(dir))
+		if err == nil {
+			i.roots = append(i.roots, d.Root)
+		}
+		return d, err
+	}
+	scratch, err := open(o.Scratch)
 	if err != nil {
-		return in, err
+		return err
 	}
-	if fi.IsDir() {
-		in.Name = "."
-		in.Root, err = i.open(host)
-		return in, err
+	cfg.Scratch = tree.Numbered{Root: scratch.Root}
+	if o.Work != nil {
+		if cfg.Work, err = open(o.Work.Host); err != nil {
+			return &fault{"workdir", fmt.Errorf("%w; name a directory that you may read", err)}
+		}
 	}
-	if !fi.Mode().IsRegular() {
-		return in, &fs.PathError{Op: "open", Path: host, Err: errors.New("not a file or directory")}
+	for _, in := range o.Inputs {
+		m, err := open(in.Host)
+		if err != nil {
+			return &fault{"inputs", fmt.Errorf("%w; name a file or directory that you may read", err)}
+		}
+		cfg.Inputs = append(cfg.Inputs, tree.Input{Target: string(in.Target), Machine: m})
 	}
-	if host, err = filepath.EvalSymlinks(host); err != nil {
-		return in, err
-	}
-	in.Name = filepath.Base(host)
-	in.Root, err = i.open(filepath.Dir(host))
-	return in, err
+	return nil
 }
 
 // command runs the module as a wasip1 program; the error is a *sys.ExitError, a trap, or nil.
@@ -352,7 +345,7 @@ func (i *instance) leaves(d *wire.Done) error {
 	if d.Error == "" && d.Declined == "" && d.Trap == "" && d.Code == 0 {
 		missing, err := i.tree.Outputs(declared, func(e tree.Entry) error {
 			i.gc.called()
-			return send(wire.KindOutput, wire.Output{Path: []byte(e.Path), Mode: uint32(e.Mode), Number: e.Number, Size: e.Size, Target: []byte(e.Target)})
+			return send(wire.KindOutput, wire.Output{Path: []byte(e.Path), Mode: uint32(e.Mode), Number: e.Number, Content: e.Content, Size: e.Size, Target: []byte(e.Target)})
 		})
 		if sending != nil {
 			return sending

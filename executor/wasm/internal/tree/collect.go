@@ -13,9 +13,10 @@ type Entry struct {
 	// Path is relative to the work directory.
 	Path string
 	Mode fs.FileMode
-	// Number names the file of Scratch that holds a file's content, of Size bytes.
-	Number int
-	Size   int64
+	// Number is the file of Scratch that holds a file's content, of Size bytes. Where it is 0, that is Content.
+	Number  int
+	Content []byte
+	Size    int64
 	// Target is where a link points.
 	Target string
 }
@@ -30,7 +31,7 @@ type EntryError struct {
 func (e *EntryError) Error() string { return e.Path + " " + e.Reason }
 
 // Outputs calls each with all that declared outputs are and hold, in order of their paths, and
-// returns those that are not there. The content of files is in Scratch then.
+// returns those that are not there.
 func (f *FS) Outputs(declared []string, each func(Entry) error) (missing []string, err error) {
 	for _, o := range slices.Sorted(slices.Values(declared)) {
 		n := f.build
@@ -81,11 +82,10 @@ func (f *FS) output(p string, n *inode, each func(Entry) error) error {
 		if en := f.copyUp(n, false); en != 0 {
 			return &EntryError{p, "cannot be read: " + en.Error()}
 		}
-		if err := n.content.spill(f); err != nil {
-			return err
+		if n.opens == 0 {
+			n.content.rest()
 		}
-		n.content.rest()
-		e.Number, e.Size = n.content.number, n.size
+		e.Number, e.Content, e.Size = n.content.number, n.content.small, n.size
 	default:
 		return &EntryError{p, "is neither a file nor a directory nor a link; make it one, or leave it out"}
 	}

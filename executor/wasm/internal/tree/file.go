@@ -3,16 +3,14 @@ package tree
 import (
 	"errors"
 	"io"
-	"io/fs"
 	"os"
-	"strconv"
 
 	"github.com/tetratelabs/wazero/experimental/sys"
 	wasys "github.com/tetratelabs/wazero/sys"
 )
 
 // content is what the task wrote to a file: in memory while it is little, and else in a
-// numbered file of the scratch directory, or where the machine has it, open for reading.
+// numbered file of Scratch, or where the machine has it, open for reading.
 type content struct {
 	small  []byte
 	number int      // of the scratch file; 0 if there is none
@@ -32,7 +30,7 @@ func (c *content) drop(f *FS) {
 	f.memory -= int64(len(c.small))
 	c.small = nil
 	if c.number != 0 {
-		_ = f.cfg.Scratch.Remove(strconv.Itoa(c.number)) // else it goes with the directory
+		_ = f.cfg.Scratch.Remove(c.number) // else it goes with the directory
 		c.number = 0
 	}
 }
@@ -43,7 +41,7 @@ func (c *content) spill(f *FS) error {
 		return nil
 	}
 	f.files++
-	h, err := f.cfg.Scratch.OpenFile(strconv.Itoa(f.files), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	h, err := f.cfg.Scratch.Create(f.files)
 	if err != nil {
 		return err
 	}
@@ -63,21 +61,18 @@ func (f *FS) reader(n *inode) (*os.File, error) {
 	case n.from != nil:
 		n.content.file, err = f.original(n)
 	case n.content.number != 0:
-		n.content.file, err = f.cfg.Scratch.OpenFile(strconv.Itoa(n.content.number), os.O_RDWR, 0)
+		n.content.file, err = f.cfg.Scratch.Open(n.content.number)
 	}
 	return n.content.file, err
 }
 
 // original opens what the machine has, if that is still a file.
 func (f *FS) original(n *inode) (*os.File, error) {
-	h, err := n.from.OpenFile(n.at, os.O_RDONLY|nonblock, 0)
+	h, err := n.from.Open(n.at)
 	if err != nil {
 		return nil, err
 	}
 	fi, err := h.Stat()
-	if err == nil && !fi.Mode().IsRegular() {
-		err = &fs.PathError{Op: "open", Path: n.at, Err: fs.ErrInvalid}
-	}
 	if err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
@@ -97,7 +92,7 @@ func (f *FS) copyUp(n *inode, truncate bool) sys.Errno {
 	}
 	from, err := f.original(n)
 	if err != nil {
-		return errno(err)
+		return Errno(err)
 	}
 	defer from.Close()
 	size := n.size
@@ -116,7 +111,7 @@ func (f *FS) copyUp(n *inode, truncate bool) sys.Errno {
 		n.area.used -= size
 		c.rest()
 		c.drop(f)
-		return errno(err)
+		return Errno(err)
 	}
 	n.content.rest()
 	n.content, n.from, n.at, n.own = c, nil, "", true
@@ -211,7 +206,7 @@ func (h *file) Pread(b []byte, off int64) (int, sys.Errno) {
 	}
 	from, err := h.fs.reader(h.node)
 	if err != nil {
-		return 0, errno(err)
+		return 0, Errno(err)
 	}
 	if from == nil {
 		if off >= int64(len(h.node.content.small)) {
@@ -223,7 +218,7 @@ func (h *file) Pread(b []byte, off int64) (int, sys.Errno) {
 	if isEOF(err) {
 		err = nil
 	}
-	return n, errno(err)
+	return n, Errno(err)
 }
 
 func isEOF(err error) bool { return errors.Is(err, io.EOF) }
@@ -256,13 +251,13 @@ func (h *file) Pwrite(b []byte, off int64) (int, sys.Errno) {
 	n.own, n.mtime = true, h.fs.cfg.Now()
 	to, err := h.fs.reader(n)
 	if err != nil {
-		return 0, errno(err)
+		return 0, Errno(err)
 	}
 	if to == nil {
 		return copy(n.content.small[off:], b), 0
 	}
 	done, err := to.WriteAt(b, off)
-	return done, errno(err)
+	return done, Errno(err)
 }
 
 // grow makes room for size bytes.
@@ -277,7 +272,7 @@ func (h *file) grow(size int64) sys.Errno {
 	if n.content.number == 0 && (size > maxSmall || f.memory+size-n.size > maxMemory) {
 		if err := n.content.spill(f); err != nil {
 			n.area.used -= size - n.size
-			return errno(err)
+			return Errno(err)
 		}
 	}
 	if n.content.number == 0 {
@@ -303,11 +298,11 @@ func (h *file) Truncate(size int64) sys.Errno {
 	n.own, n.mtime = true, f.cfg.Now()
 	to, err := f.reader(n)
 	if err != nil {
-		return errno(err)
+		return Errno(err)
 	}
 	if to != nil {
 		if err := to.Truncate(size); err != nil {
-			return errno(err)
+			return Errno(err)
 		}
 	} else {
 		f.memory -= n.size - size

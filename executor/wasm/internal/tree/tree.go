@@ -1,8 +1,8 @@
 // Package tree is the file system that a WebAssembly task sees.
 //
 // Its names, links, modes and times are in memory. What is not the task's own is read from
-// directories of the machine, through os.Root, and never written; what the task writes is kept in
-// numbered files of a scratch directory, or in memory while it is little. So nothing
+// directories of the machine, and never written; what the task writes is kept in
+// numbered files, or in memory while it is little. So nothing
 // that a task does to names reaches the machine: symbolic links are text that is resolved
 // here, in the task's own tree, and there is neither a FIFO nor a device nor a name
 // that the machine's file system could take for something else.
@@ -20,11 +20,9 @@
 package tree
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"math"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -54,12 +52,12 @@ const (
 	maxKnown = 1_000_000
 )
 
-// Config is what an FS is made of. All roots stay the caller's.
+// Config is what an FS is made of.
 type Config struct {
-	// Scratch is an empty directory for what the task writes.
-	Scratch *os.Root
+	// Scratch is empty, and for what the task writes.
+	Scratch Scratch
 	// Work is the work directory; nil is an empty one.
-	Work *os.Root
+	Work Machine
 	// WorkReadonly refuses writes below /build.
 	WorkReadonly bool
 	// Hide are paths in the work directory that are not seen: the outputs of the last run.
@@ -83,9 +81,7 @@ type Config struct {
 type Input struct {
 	// Target is an absolute path, clean.
 	Target string
-	// Root holds it, at Name; "." is all of Root.
-	Root *os.Root
-	Name string
+	Machine
 }
 
 // FS implements the file system for wazero.
@@ -136,8 +132,10 @@ type inode struct {
 	own, counted bool
 
 	// from is where the machine has it, at the path at; nil if it is the task's alone.
-	from *os.Root
+	from Machine
 	at   string
+	// listed is what a List told of entries that are not among the children.
+	listed map[string]Info
 
 	// children of a directory are what is known; nil is what is no longer there.
 	children map[string]*inode
@@ -166,8 +164,8 @@ func New(cfg Config) (*FS, error) {
 		area *area
 	}
 	all := []mount{
-		{Input{WorkDir, cfg.Work, "."}, &f.work}, {Input{TmpDir, nil, ""}, &f.scratch},
-		{Input{HomeDir, nil, ""}, &f.scratch}, {Input{"/dev", nil, ""}, &f.readonly},
+		{Input{WorkDir, cfg.Work}, &f.work}, {Input{TmpDir, nil}, &f.scratch},
+		{Input{HomeDir, nil}, &f.scratch}, {Input{"/dev", nil}, &f.readonly},
 	}
 	for _, in := range cfg.Inputs {
 		all = append(all, mount{in, &f.readonly})
@@ -201,7 +199,7 @@ func (f *FS) directory(a *area) *inode {
 	return n
 }
 
-// mount puts an input, or where that has no root an empty directory, to its place.
+// mount puts an input, or where that is nil an empty directory, to its place.
 func (f *FS) mount(in Input, a *area) (*inode, error) {
 	d := f.root
 	parts := strings.Split(strings.Trim(in.Target, "/"), "/")
@@ -217,14 +215,12 @@ func (f *FS) mount(in Input, a *area) (*inode, error) {
 		d = c
 	}
 	n := f.directory(a)
-	if in.Root != nil {
-		fi, err := in.Root.Lstat(in.Name)
+	if in.Machine != nil {
+		i, err := in.Lstat(".")
 		if err != nil {
 			return nil, err
 		}
-		if n, err = f.found(in.Root, in.Name, fi, a); err != nil {
-			return nil, err
-		}
+		n = f.found(in.Machine, ".", i, a)
 	}
 	d.children[parts[len(parts)-1]] = n
 	return n, nil
@@ -239,29 +235,25 @@ func (e *TargetError) Error() string {
 }
 
 // found makes an inode of what the machine has.
-func (f *FS) found(from *os.Root, at string, fi fs.FileInfo, a *area) (*inode, error) {
+func (f *FS) found(from Machine, at string, i Info, a *area) *inode {
 	perm := fs.FileMode(0o644)
-	if fi.IsDir() || fi.Mode()&0o100 != 0 {
+	if i.Mode.IsDir() || i.Mode&0o100 != 0 {
 		perm = 0o755
 	}
-	n := f.inode(fi.Mode().Type()|perm, a)
+	n := f.inode(i.Mode.Type()|perm, a)
 	n.from, n.at = from, at
 	if f.cfg.RealTimes {
-		n.mtime = fi.ModTime().UnixNano()
+		n.mtime = i.Time
 	}
-	switch fi.Mode().Type() {
+	switch i.Mode.Type() {
 	case fs.ModeDir:
 		n.children = map[string]*inode{}
 	case fs.ModeSymlink:
-		target, err := from.Readlink(at)
-		if err != nil {
-			return nil, err
-		}
-		n.target, n.size = target, int64(len(target))
+		n.target, n.size = i.Target, i.Size
 	case 0:
-		n.size = fi.Size()
+		n.size = i.Size
 	}
-	return n, nil
+	return n
 }
 
 // child is an entry of a directory.
@@ -276,17 +268,18 @@ func (f *FS) child(d *inode, name string) (*inode, sys.Errno) {
 		return nil, sys.ENOENT
 	}
 	at := path.Join(d.at, name)
-	fi, err := d.from.Lstat(at)
-	if err != nil {
-		return nil, errno(err)
+	i, listed := d.listed[name]
+	if !listed {
+		var err error
+		if i, err = d.from.Lstat(at); err != nil {
+			return nil, Errno(err)
+		}
 	}
 	if f.known++; f.known > maxKnown {
 		return nil, sys.EIO
 	}
-	c, err := f.found(d.from, at, fi, d.area)
-	if err != nil {
-		return nil, errno(err)
-	}
+	c := f.found(d.from, at, i, d.area)
+	delete(d.listed, name)
 	d.children[name] = c
 	return c, 0
 }
@@ -300,18 +293,18 @@ func (f *FS) names(d *inode) ([]string, sys.Errno) {
 		}
 	}
 	if d.from != nil {
-		h, err := d.from.OpenFile(d.at, os.O_RDONLY|nonblock, 0)
+		entries, err := d.from.List(d.at)
 		if err != nil {
-			return nil, errno(err)
+			return nil, Errno(err)
 		}
-		entries, err := h.Readdirnames(maxKnown)
-		_ = h.Close()
-		if err != nil && len(entries) == 0 && !isEOF(err) {
-			return nil, errno(err)
-		}
-		for _, name := range entries {
-			if _, known := d.children[name]; !known {
-				all = append(all, name)
+		d.listed = map[string]Info{}
+		for _, i := range entries {
+			if _, known := d.children[i.Name]; known {
+				continue
+			}
+			all = append(all, i.Name)
+			if !i.Bare {
+				d.listed[i.Name] = i
 			}
 		}
 	}
@@ -522,18 +515,6 @@ func (f *FS) release(n *inode) {
 		n.size = 0
 		n.content.drop(f)
 	}
-}
-
-// errno is what a guest is told of an error of the machine's.
-func errno(err error) sys.Errno {
-	if err == nil {
-		return 0
-	}
-	var p *fs.PathError
-	if errors.As(err, &p) && p.Err.Error() == "path escapes from parent" {
-		return sys.EPERM
-	}
-	return sys.UnwrapOSError(err)
 }
 
 func (f *FS) stat(n *inode) wasys.Stat_t {

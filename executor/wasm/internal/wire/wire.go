@@ -4,10 +4,11 @@
 //
 //	executor → worker   Load, Module; then for each task: Task; replies: Reply
 //	worker → executor   Ready, or Failed and the end;
-//	                    for each task Begun, any of Stdout, Stderr, Fetch, Store, Output,
+//	                    for each task Begun, any of Stdout, Stderr, Fetch, Store, File, Output,
 //	                    Undeclared; then Done
 //
-// Both Fetch and Store are answered by Reply. What a worker says is not trusted: it has run
+// Fetch, Store and File are answered by Reply. A file that was opened for the worker comes beside that, as
+// a descriptor on the socket that the worker has as its descriptor Files. What a worker says is not trusted: it has run
 // a stranger's program. Bytes that need not be UTF-8 are byte slices, since JSON would change them.
 package wire
 
@@ -28,17 +29,21 @@ const (
 	KindModule     Kind = 'M' // the module's bytes
 	KindTask       Kind = 'T' // a Task
 	KindReply      Kind = 'r' // a byte that is 1 for an error, and the content or the error's text
-	KindReady      Kind = 'R' // a byte that is 1 for a component, and 0 for a command
+	KindReady      Kind = 'R' // a byte that is 1 for a component, and 0 for a command, and why walls could not be raised
 	KindFailed     Kind = 'F' // why the module cannot be loaded
 	KindBegun      Kind = 'B' // nothing: the Task was taken
 	KindStdout     Kind = 'o' // a piece of that
 	KindStderr     Kind = 'e' // a piece of that
 	KindFetch      Kind = 'f' // the name of a blob
 	KindStore      Kind = 's' // a blob
+	KindFile       Kind = 'p' // a File
 	KindOutput     Kind = 'O' // an Output
 	KindUndeclared Kind = 'U' // a path
 	KindDone       Kind = 'D' // a Done
 )
+
+// Files is a worker's descriptor for files that are opened for it.
+const Files = 3
 
 const (
 	// MaxFrame bounds a frame.
@@ -58,18 +63,32 @@ type Load struct {
 	// Again has an instance used again, made what it was before its task: for a module that waits for its task, and
 	// changes nothing but its memory and globals.
 	Again bool
+	// Asks has the worker ask for files, and never open any itself.
+	Asks bool
+	// Walls has it give up what it can of its rights once the module is compiled.
+	Walls *Walls
+}
+
+// Walls are what a worker puts between itself and the machine. They are seen from outside whether they stand.
+type Walls struct {
+	// ID is the user and group that it becomes; 0 is none.
+	ID int
+	// Root has it leave the file system for an empty one. It has a mount namespace of its own.
+	Root bool
+	// Filter has it make no system calls but those that it needs.
+	Filter bool
 }
 
 // Task is what runs next.
 type Task struct {
 	Argv, Env [][]byte
 	Stdin     []byte
-	// Work is the work directory's path; empty is an empty one.
-	Work         []byte
+	// Work is the work directory; nil is an empty one.
+	Work         *Place
 	WorkReadonly bool
 	Inputs       []Input
 	Outputs      [][]byte
-	// Scratch is an empty directory.
+	// Scratch is an empty directory. A worker that asks does not need to know.
 	Scratch []byte
 	// MemoryBytes bounds the module's memory, WorkBytes and TmpBytes what it writes.
 	MemoryBytes, WorkBytes, TmpBytes int64
@@ -80,8 +99,54 @@ type Task struct {
 	Spec *Spec
 }
 
-// Input is a file or directory at Host, seen at Target.
-type Input struct{ Host, Target []byte }
+// Place is a file or directory of the machine's: where it is, or for a worker that asks, what it is.
+type Place struct {
+	Host []byte `json:",omitempty"`
+	Info Info
+}
+
+// Input is what is seen at Target.
+type Input struct {
+	Place
+	Target []byte
+}
+
+// Info is a tree.Info.
+type Info struct {
+	Name   []byte `json:",omitempty"`
+	Bare   bool   `json:",omitempty"`
+	Mode   uint32
+	Size   int64
+	Time   int64
+	Target []byte `json:",omitempty"`
+}
+
+// What a File asks for.
+const (
+	FileLstat   = "lstat"   // a FileReply with one Info
+	FileList    = "list"    // a FileReply with all
+	FileOpen    = "open"    // a FileReply, and the file
+	FileCreate  = "create"  // that of a scratch file
+	FileScratch = "scratch" // the same, of one that was created
+	FileRemove  = "remove"  // a FileReply
+)
+
+// File asks for something of a Machine or the Scratch.
+type File struct {
+	Do string
+	// Place is 0 for the work directory, and else the number of the input, from one on.
+	Place int    `json:",omitempty"`
+	Path  []byte `json:",omitempty"`
+	// Number is that of a scratch file.
+	Number int `json:",omitempty"`
+}
+
+// FileReply answers a File.
+type FileReply struct {
+	// Errno is a sys.Errno of wazero's, for nothing was done.
+	Errno uint16 `json:",omitempty"`
+	Infos []Info `json:",omitempty"`
+}
 
 // Spec is the record task-spec of the WIT world.
 type Spec struct {
@@ -95,10 +160,12 @@ type Spec struct {
 type Output struct {
 	Path []byte
 	// Mode is a fs.FileMode.
-	Mode   uint32
-	Number int    `json:",omitempty"`
-	Size   int64  `json:",omitempty"`
-	Target []byte `json:",omitempty"`
+	Mode uint32
+	// Number names the scratch file with a file's content. Where it is 0, that is Content.
+	Number  int    `json:",omitempty"`
+	Content []byte `json:",omitempty"`
+	Size    int64  `json:",omitempty"`
+	Target  []byte `json:",omitempty"`
 }
 
 // Done says how a task ended.

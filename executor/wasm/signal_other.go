@@ -4,11 +4,11 @@ package wasm
 
 import (
 	"os"
-	"os/exec"
+	"syscall"
 )
 
 // ownGroup does nothing here.
-func ownGroup(*exec.Cmd) {}
+func ownGroup() *syscall.SysProcAttr { return nil }
 
 // signalOf is 0, for there are no signals.
 func signalOf(*os.ProcessState) int { return 0 }

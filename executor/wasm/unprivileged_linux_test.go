@@ -1,5 +1,3 @@
-//go:build unix
-
 package wasm
 
 import (
@@ -25,8 +23,14 @@ func TestUnprivileged(t *testing.T) {
 	must(t, err)
 	worker, err := builtWorker()
 	must(t, err)
+	files := map[string]string{"test": self, "worker": worker}
+	env := append(os.Environ(), "SANDBOXD_TEST_WORKER="+filepath.Join(dir, "worker"))
+	if probe, err := builtProbe(); err == nil {
+		files["probe"] = probe
+		env = append(env, "SANDBOXD_TEST_PROBE="+filepath.Join(dir, "probe"))
+	}
 	// The test itself lies where only root may go.
-	for to, from := range map[string]string{"test": self, "worker": worker} {
+	for to, from := range files {
 		b, err := os.ReadFile(from)
 		must(t, err)
 		must(t, os.WriteFile(filepath.Join(dir, to), b, 0o755))
@@ -34,8 +38,8 @@ func TestUnprivileged(t *testing.T) {
 	tmp := filepath.Join(dir, "tmp")
 	must(t, os.Mkdir(tmp, 0o700))
 	must(t, os.Chown(tmp, nobody, nobody))
-	cmd := exec.Command(filepath.Join(dir, "test"), "-test.run=^TestConformance$", "-test.v")
-	cmd.Dir, cmd.Env = tmp, append(os.Environ(), "TMPDIR="+tmp, "HOME="+tmp, "SANDBOXD_TEST_WORKER="+filepath.Join(dir, "worker"))
+	cmd := exec.Command(filepath.Join(dir, "test"), "-test.run=^(TestConformance|TestWalls|TestWallsStand)$", "-test.v")
+	cmd.Dir, cmd.Env = tmp, append(env, "TMPDIR="+tmp, "HOME="+tmp)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "--- PASS: TestConformance/ClosedIsUnavailable") {

@@ -1,4 +1,4 @@
-package local
+package caller
 
 import (
 	"fmt"
@@ -11,8 +11,8 @@ import (
 	"github.com/sandboxd/sandboxd/executor"
 )
 
-// callerOf is on whose behalf ctx's task runs.
-func self() executor.Caller {
+// Self is this process as a caller.
+func Self() executor.Caller {
 	groups, err := os.Getgroups()
 	c := executor.Caller{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()), PID: int32(os.Getpid())}
 	if err == nil {
@@ -23,10 +23,13 @@ func self() executor.Caller {
 	return c
 }
 
-// as runs f with the rights of c to files, and with no others: on a thread of its
-// own, which then ends. f must not start goroutines that rely on them.
-func as(c executor.Caller, f func() error) error {
-	if c.UID == 0 {
+// own says whether c is this process's own user.
+func own(c executor.Caller) bool { return c.UID == uint32(os.Geteuid()) }
+
+// As runs f with the rights of c to files, and with no others: on a thread of its
+// own, which then ends, unless c is this process's own user. f must not start goroutines that rely on them.
+func As(c executor.Caller, f func() error) error {
+	if own(c) {
 		return f()
 	}
 	done := make(chan error, 1)
@@ -67,10 +70,10 @@ func become(c executor.Caller) error {
 	return nil
 }
 
-// openAs opens a path of c's with c's rights. Symbolic links are followed, those
+// OpenAs opens a path of c's with c's rights. Symbolic links are followed, those
 // of /proc are not: in the daemon they lead to what is the daemon's.
-func openAs(c executor.Caller, path string, flags uint64) (f *os.File, err error) {
-	err = as(c, func() error {
+func OpenAs(c executor.Caller, path string, flags uint64) (f *os.File, err error) {
+	err = As(c, func() error {
 		fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS})
 		if err == nil {
 			f = os.NewFile(uintptr(fd), path)
@@ -78,4 +81,12 @@ func openAs(c executor.Caller, path string, flags uint64) (f *os.File, err error
 		return err
 	})
 	return f, err
+}
+
+func openDir(c executor.Caller, path string) (*os.File, error) {
+	return OpenAs(c, path, unix.O_RDONLY|unix.O_DIRECTORY)
+}
+
+func openInput(c executor.Caller, path string) (*os.File, error) {
+	return OpenAs(c, path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
 }

@@ -1,0 +1,146 @@
+package wasm
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/tree"
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/wire"
+)
+
+// machineAt is what f is, and the root to be closed after it: the one that was opened, whatever its name leads to by now.
+func machineAt(f *os.File) (tree.Machine, *os.Root, error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, nil, err
+	}
+	if !fi.IsDir() {
+		return single{f, fi}, nil, nil
+	}
+	r, err := os.OpenRoot(again(f))
+	return tree.Dir{Root: r}, r, err
+}
+
+// again is a path to open f once more by.
+func again(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
+
+// single is the Machine of one file.
+type single struct {
+	f  *os.File
+	fi fs.FileInfo
+}
+
+// Lstat implements tree.Machine.
+func (s single) Lstat(name string) (tree.Info, error) {
+	if name != "." {
+		return tree.Info{}, unix.ENOTDIR
+	}
+	return infoOf(s.fi), nil
+}
+
+// List implements tree.Machine.
+func (s single) List(string) ([]tree.Info, error) { return nil, unix.ENOTDIR }
+
+// Open implements tree.Machine.
+func (s single) Open(name string) (*os.File, error) {
+	if name != "." {
+		return nil, unix.ENOTDIR
+	}
+	return tree.Regular(os.OpenFile(again(s.f), os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0))
+}
+
+// file does what a worker asks for, who may be anybody by now: it gets the names and the content of what its task is
+// given, and its own scratch files.
+func (r *running) file(scratch string, body []byte) error {
+	var ask wire.File
+	if err := json.Unmarshal(body, &ask); err != nil {
+		return err
+	}
+	if len(ask.Path) > executor.MaxPathBytes {
+		return fmt.Errorf("a path of %d bytes", len(ask.Path))
+	}
+	var infos []tree.Info
+	var f *os.File
+	var err error
+	switch ask.Do {
+	case wire.FileCreate, wire.FileScratch, wire.FileRemove:
+		f, err = r.scratch(scratch, ask)
+	default:
+		err = r.files.machine(r.ctx, ask.Place, func(m tree.Machine) (err error) {
+			infos, f, err = read(m, ask)
+			return err
+		})
+		if r.ctx.Err() != nil {
+			return r.ctx.Err() // what was begun may be under way
+		}
+	}
+	reply := wire.FileReply{Errno: uint16(tree.Errno(err))}
+	if f != nil {
+		err := r.worker.send(f)
+		if err = errors.Join(err, f.Close()); err != nil {
+			return fmt.Errorf("send a worker a file: %w", err)
+		}
+	}
+	for _, i := range infos {
+		reply.Infos = append(reply.Infos, infoFor(i))
+	}
+	b, err := json.Marshal(reply)
+	if err == nil && len(b) > wire.MaxFrame {
+		b, err = json.Marshal(wire.FileReply{Errno: uint16(tree.Errno(unix.EIO))})
+	}
+	return r.reply(b, err)
+}
+
+// read does what is asked of a machine.
+func read(m tree.Machine, ask wire.File) (infos []tree.Info, f *os.File, err error) {
+	switch name := string(ask.Path); ask.Do {
+	case wire.FileLstat:
+		i, err := m.Lstat(name)
+		return []tree.Info{i}, nil, err
+	case wire.FileList:
+		infos, err = m.List(name)
+		return infos, nil, err
+	case wire.FileOpen:
+		f, err = m.Open(name)
+		return nil, f, err
+	}
+	return nil, nil, fmt.Errorf("a worker asks to %.20q", ask.Do)
+}
+
+// scratch does what is asked of the scratch directory.
+func (r *running) scratch(dir string, ask wire.File) (*os.File, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	s := tree.Numbered{Root: root}
+	switch ask.Do {
+	case wire.FileCreate:
+		if r.scratches > maxFiles {
+			return nil, unix.EDQUOT
+		}
+		f, err := s.Create(ask.Number)
+		if err == nil {
+			r.scratches++
+		}
+		return f, err
+	case wire.FileScratch:
+		return s.Open(ask.Number)
+	}
+	if err = s.Remove(ask.Number); err == nil {
+		r.scratches--
+	}
+	return nil, err
+}
+
+// send gives the worker an open file. It waits for nobody.
+func (w *worker) send(f *os.File) error {
+	return unix.Sendmsg(int(w.files.Fd()), []byte{0}, unix.UnixRights(int(f.Fd())), nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+}

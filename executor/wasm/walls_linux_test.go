@@ -1,0 +1,142 @@
+package wasm
+
+import (
+	"encoding/json"
+	"errors"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// builtProbe is testdata/probe.
+var builtProbe = sync.OnceValues(func() (string, error) {
+	if p := os.Getenv("SANDBOXD_TEST_PROBE"); p != "" {
+		return p, nil
+	}
+	to := filepath.Join(shared, "probe")
+	cmd := exec.Command("go", "build", "-o", to, "./testdata/probe")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", &exec.Error{Name: string(out), Err: err}
+	}
+	return to, nil
+})
+
+// needs are what a worker needs, behind its walls.
+var needs = []string{"may read what is open", "may make threads and collect garbage", "write to memory again"}
+
+// TestWalls: a worker reaches nothing of the machine, by two walls each where that can be.
+func TestWalls(t *testing.T) {
+	path, err := builtProbe()
+	must(t, err)
+	dir := t.TempDir()
+	to := map[string]any{"File": filepath.Join(dir, "file"), "Socket": filepath.Join(dir, "socket"), "Abstract": "sandboxd-test-" + filepath.Base(filepath.Dir(dir)), "Pid": os.Getpid()}
+	must(t, os.WriteFile(filepath.Join(dir, "file"), []byte("x"), 0o644))
+	must(t, os.Chmod(dir, 0o755))
+	for network, at := range map[string]string{"TCP": "127.0.0.1:0", "Socket": to["Socket"].(string), "Abstract": "@" + to["Abstract"].(string)} {
+		kind := "unix"
+		if network == "TCP" {
+			kind = "tcp"
+		}
+		l, err := net.Listen(kind, at)
+		must(t, err)
+		defer l.Close()
+		if kind == "tcp" {
+			to["TCP"] = l.Addr().String()
+		} else if network == "Socket" {
+			must(t, os.Chmod(at, 0o777))
+		}
+	}
+	arg, err := json.Marshal(to)
+	must(t, err)
+	w, err := startWorker(&Config{program: []string{path, string(arg)}}, nil)
+	var said *ModuleError
+	if !errors.As(err, &said) {
+		t.Fatalf("%v, %v", w, err)
+	}
+	var got struct{ With, Without map[string]string }
+	must(t, json.Unmarshal([]byte(said.Text), &got))
+
+	t.Logf("without the filter: %v", got.Without)
+	for what, result := range got.With {
+		switch {
+		case slices.Contains(needs, what):
+			if result != "" {
+				t.Errorf("behind the filter it cannot %s: %s", what, result)
+			}
+		case what == "capabilities", what == "uid":
+		case result != "EPERM":
+			t.Errorf("behind the filter: %s: %q", what, result)
+		}
+	}
+	if !strings.Contains(said.Text, `"capabilities":"[{0 0 0} {0 0 0}]"`) {
+		t.Errorf("it has capabilities: %s", said.Text)
+	}
+
+	// What holds without the filter.
+	namespaces := map[string]string{
+		"reach a port of the machine": "ENETUNREACH", "reach a socket without a file": "ECONNREFUSED",
+		"signal another": "ESRCH", "signal a thread of another": "ESRCH", "trace another": "ESRCH", "open another": "ESRCH", "limit another": "ESRCH",
+		"become root": "EINVAL", "name the machine": "EPERM", "mount": "EPERM",
+	}
+	if os.Geteuid() == 0 {
+		maps.Copy(namespaces, map[string]string{
+			"open a file of the machine": "ENOENT", "look at a file": "ENOENT", "open what is in the root": "ENOENT", "open the program": "ENOENT",
+			"make a file": "EROFS", "make a directory": "EROFS", "run a program": "ENOENT", "change what is open": "EPERM", "become root": "EPERM",
+			"reach a socket of the machine": "ENOENT", "uid": "1000", "capabilities": "[{0 0 0} {0 0 0}]",
+		})
+	} else if err := exec.Command("unshare", "-U", "true").Run(); err != nil {
+		t.Logf("no user namespaces for this user: %v", err)
+		namespaces = nil
+	}
+	for what, want := range namespaces {
+		if result := got.Without[what]; result != want {
+			t.Errorf("without the filter: %s: %q, want %q", what, result, want)
+		}
+	}
+}
+
+// TestWallsStand: what a result says of them is what the kernel says, and nothing is missing where it can be had.
+func TestWallsStand(t *testing.T) {
+	e := openShell(t, Config{})
+	out := run(t, e, uncached("echo hi"))
+	s := <-e.seats
+	defer func() { e.seats <- s }()
+	want := []string{"no_new_privs, and a system call filter by which it opens nothing and runs nothing", "no capabilities"}
+	if os.Geteuid() == 0 {
+		want = append(want, "a user without files", "an empty root", "namespaces of its own", "a limit of threads")
+	}
+	for _, wall := range want {
+		if !slices.Contains(out.Applied.Sandbox, wall) {
+			t.Errorf("%q is not among %q; missing are %q: %s", wall, out.Applied.Sandbox, s.worker.missing, s.worker.lacks)
+		}
+	}
+	pid := s.worker.cmd.Process.Pid
+	status, err := readStatus(pid)
+	must(t, err)
+	if status["Seccomp"] != "2" || status["NoNewPrivs"] != "1" || strings.Trim(status["CapEff"]+status["CapPrm"], "0") != "" {
+		t.Errorf("the kernel says %v", status)
+	}
+	for resource, most := range map[int]uint64{unix.RLIMIT_CORE: 0, unix.RLIMIT_DATA: 6 << 30} {
+		var l unix.Rlimit
+		must(t, unix.Prlimit(pid, resource, nil, &l))
+		if l.Cur > most {
+			t.Errorf("limit %d is %d", resource, l.Cur)
+		}
+	}
+	if os.Geteuid() == 0 {
+		if at, err := os.Readlink("/proc/self/ns/net"); err != nil {
+			t.Error(err)
+		} else if its, err := os.Readlink("/proc/" + status["Pid"] + "/ns/net"); err != nil || its == at {
+			t.Errorf("it has the machine's network: %s, %v", its, err)
+		}
+	}
+}

@@ -111,32 +111,6 @@ func TestTemplateThatFailed(t *testing.T) {
 	must(t, f.host.Forget(f.root))
 }
 
-// TestHideIsBounded: a tree of the caller's making does not take all of the daemon's descriptors.
-func TestHideIsBounded(t *testing.T) {
-	f := newFixture(t)
-	for depth, want := range map[int]string{hideDepth - 2: "", 2 * hideDepth: "too deep"} {
-		dir := makeTree(t, 1000, 1000, map[string]string{"out/" + strings.Repeat("d/", depth) + "file": "x", "keep": ""})
-		null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-		must(t, err)
-		defer null.Close()
-		spec := Spec{Root: f.root, Argv: []string{"/bin/test", "!", "-e", "out"}, Stdio: [3]*os.File{null, null, null},
-			Work: Work{Dir: dir, UID: 1000, GID: 1000, Hide: []string{"out", "gone/x", "keep/x"}}}
-		s, err := f.host.Start(context.Background(), spec)
-		if want != "" {
-			if bad := (*OutputError)(nil); !errors.As(err, &bad) || bad.Output != "out" || !strings.Contains(bad.Reason, want) {
-				t.Errorf("depth %d: %v", depth, err)
-			}
-			continue
-		}
-		must(t, err)
-		e, err := s.Wait(context.Background())
-		must(t, errors.Join(err, s.Close()))
-		if e.Code != 0 {
-			t.Errorf("depth %d: out was there", depth)
-		}
-	}
-}
-
 // TestWarmHasNoLimitsOfOthers: whatever limits a prepared sandbox has, it gets the task's.
 func TestWarmHasNoLimitsOfOthers(t *testing.T) {
 	f := newFixture(t)

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path"
 	"runtime"
 	"slices"
 	"strconv"
@@ -107,7 +105,7 @@ func (s *Sandbox) start(ctx context.Context, spec *Spec) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := s.command(spec); err != nil {
+	if err := s.command(ctx, spec); err != nil {
 		return s.explain(err)
 	}
 	s.later(s.CloseWork)
@@ -181,24 +179,18 @@ func (s *Sandbox) attach(spec *Spec) (err error) {
 }
 
 // command sends what is to be done, and waits until the command runs.
-func (s *Sandbox) command(spec *Spec) error {
+func (s *Sandbox) command(ctx context.Context, spec *Spec) error {
 	limit, err := openFiles(spec.OpenFiles)
 	if err != nil {
 		return err
 	}
 	p := newProgram()
-	defer func() { p.close() }()
+	defer p.close()
 	if err := s.tree(p, spec); err != nil {
 		return err
 	}
-	if there, err := hidden(spec.Work); err != nil {
+	if err := s.hide(ctx, &spec.Work); err != nil {
 		return err
-	} else if len(there) > 0 {
-		if err := s.hide(p, there); err != nil {
-			return err
-		}
-		p.close()
-		p = newProgram()
 	}
 	if err := s.inputs(p, spec); err != nil {
 		return err
@@ -318,106 +310,6 @@ func (s *Sandbox) tree(p *program, spec *Spec) error {
 		}
 	}
 	p.workTree(lower, layer, direct)
-	return nil
-}
-
-// hidden are the paths to hide that are there.
-func hidden(w Work) (there []string, err error) {
-	if w.Dir == nil || w.Mode != WorkOverlay {
-		return nil, nil
-	}
-	for _, p := range w.Hide {
-		fd, err := unix.Openat2(int(w.Dir.Fd()), p, &unix.OpenHow{
-			Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
-		})
-		switch err {
-		case nil:
-			unix.Close(fd)
-			there = append(there, p)
-		case unix.ENOENT, unix.ENOTDIR:
-		default: // hide says what is wrong
-			there = append(there, p)
-		}
-	}
-	return there, nil
-}
-
-// hide removes paths from the work directory: from the overlay, not from what is
-// below it.
-func (s *Sandbox) hide(p *program, paths []string) error {
-	p.call("open the work directory", unix.SYS_OPENAT, unix.AT_FDCWD, text("/root"+WorkDir), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	work := p.keep()
-	p.do("show the work directory", first.OpSend, int(first.Ready), 0, 0, work, 1)
-	p.call("close", unix.SYS_CLOSE, work)
-	_, files, err := s.run(p, first.Ready)
-	defer first.CloseAll(files)
-	if err != nil {
-		return s.noRoom(err)
-	}
-	if len(files) != 1 {
-		return errors.New("the first process shows no work directory")
-	}
-	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", files[0].Fd()))
-	if err != nil {
-		return fmt.Errorf("work directory: %w", err)
-	}
-	defer root.Close()
-	for _, p := range paths {
-		dir, err := root.Open(path.Dir(p))
-		if err == nil {
-			err = removeAll(dir, path.Base(p), hideDepth)
-			dir.Close()
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return &OutputError{Output: p, Reason: err.Error()}
-		}
-	}
-	return nil
-}
-
-// hideDepth bounds the directories in each other that hide removes: each is a descriptor of the daemon's at the time.
-const hideDepth = 256
-
-// removeAll removes a directory's entry and all below it, and follows no link. In an overlay nothing of the lower
-// layer can be moved, so rootfs.RemoveTree is of no use.
-func removeAll(dir *os.File, name string, depth int) error {
-	defer runtime.KeepAlive(dir)
-	err := unix.Unlinkat(int(dir.Fd()), name, 0)
-	if err == unix.EISDIR {
-		err = unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR)
-	}
-	if err != unix.ENOTEMPTY && err != unix.EEXIST {
-		if err == nil || err == unix.ENOENT {
-			return nil
-		}
-		return fmt.Errorf("remove %.200q: %w", name, err)
-	}
-	if depth == 0 {
-		return fmt.Errorf("remove %.200q: it lies too deep: below %d directories of the output", name, hideDepth)
-	}
-	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("remove %.200q: %w", name, err)
-	}
-	d := os.NewFile(uintptr(fd), name)
-	defer d.Close()
-	for {
-		names, err := d.Readdirnames(1024)
-		for _, n := range names {
-			if err := removeAll(d, n, depth-1); err != nil {
-				return err
-			}
-		}
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("remove %.200q: %w", name, err)
-		}
-	}
-	if err := unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR); err != nil {
-		return fmt.Errorf("remove %.200q: %w", name, err)
-	}
 	return nil
 }
 

@@ -53,6 +53,12 @@ func openFixture(t *testing.T) *fixture {
 // openWarm is openFixture with so many sandboxes kept prepared.
 func openWarm(t *testing.T, n int) *fixture {
 	t.Helper()
+	host, root := openHost(t, n)
+	return &fixture{T: t, host: host, root: root}
+}
+
+func openHost(t testing.TB, n int) (*Host, *rootfs.Rootfs) {
+	t.Helper()
 	dir := t.TempDir()
 	// A sandbox's root passes through on its way to the base.
 	for d := dir; d != "/" && d != os.TempDir(); d = filepath.Dir(d) {
@@ -67,10 +73,10 @@ func openWarm(t *testing.T, n int) *fixture {
 	root, err := rootfs.Open(filepath.Join(dir, "root"), rootfs.Spec{})
 	must(t, err)
 	t.Cleanup(func() { must(t, errors.Join(h.Forget(root), root.Close())) })
-	return &fixture{T: t, host: h, root: root}
+	return h, root
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 	"github.com/sandboxd/sandboxd/executor"
 )
 
-func openCache(t *testing.T) *cache.Cache {
+func openCache(t testing.TB) *cache.Cache {
 	t.Helper()
 	c, err := cache.Open(filepath.Join(t.TempDir(), "cache"), cache.Config{})
 	if err != nil {
@@ -118,5 +118,35 @@ func TestStored(t *testing.T) {
 	}
 	if out, err := LookUp(c, "n", s); out != nil || !errors.Is(err, ErrRecord) {
 		t.Errorf("of another version: %v, %v", out, err)
+	}
+}
+
+// BenchmarkSign is the signature of a task whose work directory is as the cache remembers it.
+func BenchmarkSign(b *testing.B) {
+	c := openCache(b)
+	for _, files := range []int{0, 100, 10_000} {
+		b.Run(fmt.Sprintf("files=%d", files), func(b *testing.B) {
+			work := b.TempDir()
+			for i := range files {
+				if err := os.WriteFile(fmt.Sprintf("%s/%d", work, i), fmt.Append(nil, i), 0o644); err != nil {
+					b.Fatal(err)
+				}
+			}
+			d, err := os.Open(work)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer d.Close()
+			spec := &executor.TaskSpec{Script: "true", Workdir: work}
+			time.Sleep(3 * time.Second) // what was written just now is read again
+			if _, err := Sign(b.Context(), c, spec, nil, Files{Work: d}, Ground{"p", "root"}); err != nil {
+				b.Fatal(err)
+			}
+			for b.Loop() {
+				if _, err := Sign(b.Context(), c, spec, nil, Files{Work: d}, Ground{"p", "root"}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

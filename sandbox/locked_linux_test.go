@@ -59,7 +59,7 @@ func TestReadOnlyStaysReadOnly(t *testing.T) {
 					t.Errorf("it cannot remount what is the sandbox's own: %s", at)
 				}
 			}
-			var must []string
+			must := []string{"/"}
 			for _, m := range f.root.Mounts() {
 				must = append(must, m.Target)
 			}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -110,6 +111,11 @@ func (t *templates) make(root *rootfs.Rootfs, inputs []Bind) (_ *template, err e
 	if err := fill(base, nodes, inputs); err != nil {
 		return nil, err
 	}
+	// Before it is attached, so that it is locked, too.
+	ro := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	if err := unlessBusy(func() error { return unix.MountSetattr(int(base.Fd()), "", unix.AT_EMPTY_PATH, &ro) }); err != nil {
+		return nil, fmt.Errorf("make the root's mount read-only: %w", err)
+	}
 	var trees []*os.File
 	defer func() {
 		for _, f := range trees {
@@ -140,7 +146,10 @@ func (t *templates) make(root *rootfs.Rootfs, inputs []Bind) (_ *template, err e
 		}
 		// The file system itself, which only the machine's root can undo. A sandbox's could make a mount writable, if
 		// anything ever was that, and all others have this one.
-		if err := unix.Mount("", x.at, "", unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, ""); err != nil {
+		err := unlessBusy(func() error {
+			return unix.Mount("", x.at, "", unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, "")
+		})
+		if err != nil {
 			return errors.Join(fmt.Errorf("make the root read-only: %w", err), x.remove())
 		}
 		return nil
@@ -185,6 +194,18 @@ func (t *templates) lock(tree *os.File) (_ *os.File, err error) {
 		return nil, fmt.Errorf("lock the mount of %s: %w", tree.Name(), err)
 	}
 	return os.NewFile(uintptr(fd), tree.Name()), nil
+}
+
+// unlessBusy tries what fails while a file is open for writing. We have closed all of ours, but a process that this one is
+// about to make somewhere else has them until it executes its program.
+func unlessBusy(f func() error) (err error) {
+	for range 1000 {
+		if err = f(); err != unix.EBUSY {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return err
 }
 
 // fill makes a root's own tree, and in it the places of inputs that are not there. What

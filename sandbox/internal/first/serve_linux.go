@@ -88,21 +88,21 @@ const collectEvery = 128
 // make makes a first process that goes by what comes through inside.
 func (r *Request) make(inside *os.File) (pidfd *os.File, err error) {
 	c := &child
-	c.args = cloneArgs{
+	c.sock, c.clone = inside.Fd(), cloneArgs{
 		flags: unix.CLONE_PIDFD | unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
 		pidfd: uint64(uintptr(unsafe.Pointer(&c.pidfd))), exitSignal: uint64(unix.SIGCHLD),
 	}
 	switch {
 	case r.Map:
-		c.args.flags = unix.CLONE_PIDFD | unix.CLONE_NEWUSER
+		c.clone.flags = unix.CLONE_PIDFD | unix.CLONE_NEWUSER
 	case r.Network:
-		c.args.flags |= unix.CLONE_NEWNET
+		c.clone.flags |= unix.CLONE_NEWNET
 	}
 	all, before := ^uint64(0), uint64(0)
 	if err := setMask(&all, &before); err != nil {
 		return nil, err
 	}
-	pid, errno := fork(inside.Fd())
+	pid, errno := fork()
 	if err := setMask(&before, nil); err != nil {
 		return nil, err
 	}

@@ -32,6 +32,33 @@ grep -q 'pipe.New()' "$work/sh/interp/stdin_wasip1.go" && grep -q '!wasip1' "$wo
 	echo "build.sh: mvdan.cc/sh is not as this script knows it" >&2
 	exit 1
 }
+# It nests functions, eval and source without a bound, and the host's stack has one.
+cat >"$work/sh/interp/nesting.go" <<'EOF'
+package interp
+
+const maxNesting = 1000
+
+// enter begins a level, or ends the shell as bash does where a level is too many.
+func (r *Runner) enter(what, name string) bool {
+	if r.nesting < maxNesting {
+		r.nesting++
+		return true
+	}
+	r.errf("sh: %s: maximum %s nesting level exceeded (%d)\n", name, what, maxNesting)
+	r.exit = exitStatus{code: 1, exiting: true}
+	return false
+}
+
+func (r *Runner) leave() { r.nesting-- }
+EOF
+sed -i.orig -e 's|^	inFunc       bool$|&\n	nesting      int|' -e 's|^		filename:       r.filename,$|&\n		nesting:        r.nesting,|' "$work/sh/interp/api.go"
+sed -i.orig -e 's|^	if body := r.Funcs\[name\]; body != nil {$|&\n		if !r.enter("function", name) {\n			return\n		}|' \
+	-e 's|^		r.stmt(ctx, body)$|&\n		r.leave()|' "$work/sh/interp/runner.go"
+sed -i.orig 's|^		r.stmts(ctx, file.Stmts)$|		if r.enter(name, name) {\n&\n			r.leave()\n		}|' "$work/sh/interp/builtin.go"
+[ "$(cat "$work/sh/interp/api.go" "$work/sh/interp/runner.go" "$work/sh/interp/builtin.go" | grep -c -e '^	nesting  ' -e ' r\.nesting,$' -e 'r\.enter(' -e 'r\.leave()')" = 8 ] || {
+	echo "build.sh: mvdan.cc/sh is not as this script knows it" >&2
+	exit 1
+}
 cp "$root/go.mod" "$work/go.mod"
 cp "$root/go.sum" "$work/go.sum"
 echo 'replace mvdan.cc/sh/v3 => ./.cache/wasmshell/sh' >>"$work/go.mod"

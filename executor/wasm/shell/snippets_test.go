@@ -339,6 +339,50 @@ func compare(t *testing.T, who string, want, got outcome) {
 	}
 }
 
+// TestRecursionWithoutEnd: it ends the shell as bash does that is told of a bound (FUNCNEST), and not the host by
+// its own. The interpreter natively has no such bound.
+func TestRecursionWithoutEnd(t *testing.T) {
+	if _, err := exec.LookPath("bash"); err != nil {
+		testutil.Require(t, false, "there is no bash to compare with")
+	}
+	for _, s := range []string{
+		"f() { f; }; f; echo never",
+		"f() { g x; }; g() { f; }; trap 'echo bye $?' EXIT; f; echo never",
+		"f() { f; }; (f; echo never); echo after $?",
+		"f() { f; }; x=$(f; echo never); echo after $?",
+		"f() { f; }; if f; then echo never; fi",
+		// Each level is a deep one.
+		"f() { if true; then for i in 1; do case x in x) { { [ -n a ] && { f || false; }; } && echo never;; esac; done; fi; }; f",
+		// Nearly as many levels as there may be.
+		"f() { [ $1 = 0 ] && return 7; f $(($1-1)); }; f 990; echo $?",
+		"f() { if [ $1 != 0 ]; then f $(($1-1)); fi; }; f 900; f 900; echo $?",
+	} {
+		t.Run(s, func(t *testing.T) {
+			bash := inBash(t, newRoot(t), "FUNCNEST=1000; "+s)
+			wasm := inWasm(t, newRoot(t), []string{"sh", "-c", s})
+			compare(t, "bash", bash, wasm)
+			const said = "maximum function nesting level exceeded (1000)"
+			if strings.Contains(bash.stderr, said) != strings.Contains(wasm.stderr, "sh: f: "+said) {
+				t.Errorf("bash said %q, and wasm %q", bash.stderr, wasm.stderr)
+			}
+		})
+	}
+	// Of these bash has no bound, or another.
+	for s, want := range map[string]string{
+		`x='eval "$x"'; eval "$x"; echo never`:                "1 sh: eval: maximum eval nesting level exceeded (1000)\n",
+		`echo '. ./x' >x; . ./x; echo never`:                  "1 sh: .: maximum . nesting level exceeded (1000)\n",
+		`echo 'sh ./x' >x; sh ./x`:                            "126 sh: maximum shell nesting level exceeded (1000)\n",
+		`printf '#!/bin/sh\n./x\n' >x; chmod +x x; ./x; exit`: "126 /bin/sh: maximum shell nesting level exceeded (1000)\n",
+	} {
+		t.Run(s, func(t *testing.T) {
+			got := inWasm(t, newRoot(t), []string{"sh", "-c", s})
+			if have := fmt.Sprintf("%d %s", got.status, got.stderr); have != want || got.stdout != "" {
+				t.Errorf("%q, and %q; want %q", have, got.stdout, want)
+			}
+		})
+	}
+}
+
 // TestJobs runs what a build really does, as a script of some length.
 func TestJobs(t *testing.T) {
 	if _, err := exec.LookPath("bash"); err != nil {

@@ -212,7 +212,19 @@ flags:
 	return s.run(ctx, c, script, name, opts, args)
 }
 
+// level is how many shells run one in another; see maxLevel.
+type level struct{}
+
+// maxLevel bounds it where a system would run out of processes. A builtin that is called as a tool is one, too.
+const maxLevel = 1000
+
 func (s *Shell) run(ctx context.Context, c *tool.Call, script io.Reader, name string, opts, params []string) int {
+	n, _ := ctx.Value(level{}).(int)
+	if n >= maxLevel {
+		c.Errorf("maximum shell nesting level exceeded (%d)", maxLevel)
+		return tool.StatusCannotExec
+	}
+	ctx = context.WithValue(ctx, level{}, n+1)
 	src, err := io.ReadAll(script)
 	if err != nil {
 		c.Errorf("%s: %s", name, tool.Text(err))

@@ -7,7 +7,7 @@ import (
 	"strconv"
 
 	"github.com/sandboxd/sandboxd/executor"
-	"github.com/sandboxd/sandboxd/executor/local"
+	"github.com/sandboxd/sandboxd/executor/access"
 )
 
 // maxAccess bounds the rules: each task is held against them.
@@ -69,11 +69,11 @@ func (c *ceiling) UnmarshalText(b []byte) error {
 }
 
 // access looks up the names in the rules and checks all else.
-func (c *config) access() (local.Access, error) {
+func (c *config) access() (access.Rules, error) {
 	if len(c.Access) > maxAccess {
 		return nil, fmt.Errorf("access: there are %d rules; use at most %d, and groups", len(c.Access), maxAccess)
 	}
-	var all local.Access
+	var all access.Rules
 	for i, a := range c.Access {
 		r, err := a.rule(fmt.Sprintf("access rule %d", i+1))
 		if err != nil {
@@ -85,7 +85,7 @@ func (c *config) access() (local.Access, error) {
 }
 
 // rule is the rule, called name for whom it is for.
-func (a accessConfig) rule(name string) (r local.Rule, err error) {
+func (a accessConfig) rule(name string) (r access.Rule, err error) {
 	switch {
 	case (a.User == "") == (a.Group == ""):
 		return r, fmt.Errorf("it names both a user and a group, or neither; give one of them, or user = %q for everyone but root", everyone)

@@ -19,7 +19,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 	"github.com/sirupsen/logrus"
 
-	"github.com/sandboxd/sandboxd/executor/local"
+	"github.com/sandboxd/sandboxd/executor/access"
 	"github.com/sandboxd/sandboxd/netpolicy"
 	"github.com/sandboxd/sandboxd/pool"
 )
@@ -62,7 +62,7 @@ type config struct {
 	Executors []pool.ExecutorConfig `toml:"executor"`
 	Access    []accessConfig        `toml:"access"`
 	// rules is Access with its names looked up, by validate.
-	rules   local.Access
+	rules   access.Rules
 	Network networkConfig `toml:"network"`
 	Wasm    wasmConfig    `toml:"wasm"`
 }

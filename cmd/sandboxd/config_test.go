@@ -15,7 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/sandboxd/sandboxd/executor"
-	"github.com/sandboxd/sandboxd/executor/local"
+	"github.com/sandboxd/sandboxd/executor/access"
 	"github.com/sandboxd/sandboxd/netpolicy"
 	"github.com/sandboxd/sandboxd/pool"
 )
@@ -62,7 +62,7 @@ resolv_conf = "/etc/other.conf"
 		t.Errorf("%+v", c)
 	}
 	user, group := uint32(1000), uint32(0)
-	want := local.Access{
+	want := access.Rules{
 		{Name: "access rule 1 (user 1000)", User: &user, Networks: []executor.NetworkPolicy{executor.NetworkFull}, Most: executor.ResourceLimits{MemoryBytes: -1}},
 		{Name: "access rule 2 (group root)", Group: &group, Most: executor.ResourceLimits{PidsMax: 99}, Timeout: 2 * time.Hour},
 	}

@@ -31,7 +31,10 @@ type wasmHost struct {
 	store *cache.Cache
 }
 
-func (h wasmHost) reconfigure(c config) { h.store.SetMaxBytes(int64(c.CacheMaxBytes)) }
+func (h wasmHost) reconfigure(c config) {
+	h.Reconfigure(c.rules)
+	h.store.SetMaxBytes(int64(c.CacheMaxBytes))
+}
 
 // Close implements executor.Executor.
 func (h wasmHost) Close(ctx context.Context) error {
@@ -40,7 +43,7 @@ func (h wasmHost) Close(ctx context.Context) error {
 
 func openWasm(_ context.Context, c config, module string, log logrus.FieldLogger) (wasmHost, error) {
 	cfg := wasm.Config{
-		CodeDir: c.Wasm.CodeDir, MaxParallel: c.MaxParallel, RealClock: c.Wasm.RealClock, Logger: log, Version: buildVersion(),
+		CodeDir: c.Wasm.CodeDir, MaxParallel: c.MaxParallel, RealClock: c.Wasm.RealClock, Access: c.rules, Logger: log, Version: buildVersion(),
 	}
 	var err error
 	if module != "" {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/access"
 	"github.com/sandboxd/sandboxd/executor/internal/caller"
 	"github.com/sandboxd/sandboxd/pool"
 	"github.com/sandboxd/sandboxd/rootfs"
@@ -404,9 +405,9 @@ func TestResultsAreOneUsers(t *testing.T) {
 // What access rules say holds for whole tasks, and from the next on where they change.
 func TestAccessIsEnforced(t *testing.T) {
 	e := newExecutor(t)
-	limited := Rule{Name: "access rule 1 (user 4001)", User: &alice.UID, Networks: []executor.NetworkPolicy{executor.NetworkIsolated}, Timeout: 1e9,
+	limited := access.Rule{Name: "access rule 1 (user 4001)", User: &alice.UID, Networks: []executor.NetworkPolicy{executor.NetworkIsolated}, Timeout: 1e9,
 		Most: executor.ResourceLimits{MemoryBytes: 64 << 20, PidsMax: 20, OpenFiles: 128, OutputBytes: 1 << 20, TmpBytes: 1 << 20}}
-	e.Reconfigure(Access{limited})
+	e.Reconfigure(access.Rules{limited})
 	out, err := e.Execute(by(t, alice), &executor.TaskSpec{Script: "ulimit -Hn; df -k /tmp | tail -1 | awk '{print $2}'; sleep 1000"})
 	must(t, err)
 	if got := strings.Join(strings.Fields(string(out.Stdout.Inline)), " "); out.Cause != executor.CauseTimedOut || got != "128 1028" { // with a page for the script
@@ -449,7 +450,7 @@ func TestAccessIsEnforced(t *testing.T) {
 // concurrent tasks are as many as the rule says.
 func TestWaitingTasksHoldUpNobodyElse(t *testing.T) {
 	e := newExecutor(t)
-	e.Reconfigure(Access{{Name: "alice", User: &alice.UID, Tasks: 1}})
+	e.Reconfigure(access.Rules{{Name: "alice", User: &alice.UID, Tasks: 1}})
 	p := pooled(t, e)
 	dir := openDir(t)
 	must(t, unix.Mkfifo(filepath.Join(dir, "go"), 0o666))

@@ -14,6 +14,7 @@ import (
 	"github.com/sandboxd/sandboxd/executor"
 	"github.com/sandboxd/sandboxd/executor/internal/action"
 	"github.com/sandboxd/sandboxd/executor/internal/caller"
+	"github.com/sandboxd/sandboxd/executor/internal/placing"
 )
 
 // BenchmarkCollect is a tree of outputs on its way: collected into an empty cache, stored as a result, which syncs it,
@@ -55,14 +56,14 @@ func benchCollect(b *testing.B, work *os.File, timed string) {
 	must(b, err)
 	there, err := os.Open(to)
 	must(b, err)
-	log, _, err := openJournal(filepath.Join(dir, "journal"), logrus.New())
+	log, _, err := placing.Open(filepath.Join(dir, "journal"), logrus.New())
 	must(b, err)
 	t := &task{
 		Executor: &Executor{cfg: Config{Cache: store}, journal: log}, caller: caller.Self(), paths: &caller.Paths{Work: there},
 		spec: &executor.TaskSpec{Outputs: []string{"out"}},
 	}
 	defer func() {
-		must(b, errors.Join(store.Close(), log.close()))
+		must(b, errors.Join(store.Close(), log.Close()))
 		must(b, there.Close())
 	}()
 	step := func(name string, f func() error) {
@@ -72,7 +73,7 @@ func benchCollect(b *testing.B, work *os.File, timed string) {
 		}
 		must(b, f())
 	}
-	var out executor.TaskOutput
+	out := executor.TaskOutput{Cause: executor.CauseExited}
 	step("collect", func() error { return t.collectOutputs(b.Context(), work, &out) })
 	switch timed {
 	case "store":
@@ -80,7 +81,7 @@ func benchCollect(b *testing.B, work *os.File, timed string) {
 			return store.PutResult("uid-0", cache.DigestOf([]byte("action")), nil, action.Blobs(&out))
 		})
 	case "place":
-		step("place", func() error { return t.place(b.Context(), out.OutputFiles) })
+		step("place", func() error { return t.place(b.Context(), &out) })
 	case "again":
 		step("again", func() error { return t.collectOutputs(b.Context(), work, &out) })
 	}

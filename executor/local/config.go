@@ -7,6 +7,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/sandboxd/sandboxd/cache"
+	"github.com/sandboxd/sandboxd/executor/access"
 )
 
 // ErrInUse is New's where the state directory is another Executor's, of this process or another.
@@ -33,7 +34,7 @@ type Config struct {
 	// AllowUnenforced runs tasks whose limits cannot all be enforced here.
 	AllowUnenforced bool
 	// Access says who may have what; Reconfigure changes it.
-	Access Access
+	Access access.Rules
 	// Deny are addresses that no task with a controlled network reaches; nil is what
 	// netpolicy.DefaultDeny has. The host's own go without saying.
 	Deny []netip.Prefix

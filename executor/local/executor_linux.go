@@ -17,8 +17,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/access"
 	"github.com/sandboxd/sandboxd/executor/internal/action"
+	"github.com/sandboxd/sandboxd/executor/internal/flight"
 	"github.com/sandboxd/sandboxd/executor/internal/life"
+	"github.com/sandboxd/sandboxd/executor/internal/placing"
 	"github.com/sandboxd/sandboxd/limits"
 	"github.com/sandboxd/sandboxd/netpolicy"
 	"github.com/sandboxd/sandboxd/rootfs"
@@ -34,11 +37,11 @@ type Executor struct {
 	network  *netpolicy.Manager
 	host     *sandbox.Host
 	roots    *roots
-	journal  *journal
-	access   atomic.Pointer[Access]
+	journal  *placing.Journal
+	access   atomic.Pointer[access.Rules]
 	slots    chan struct{}  // one for each sandbox, where nobody gives turns
 	unmaking sync.WaitGroup // sandboxes of answered tasks
-	flight   flight
+	flight   flight.Group
 	gc       *action.Collector
 	life     *life.Life
 
@@ -65,10 +68,9 @@ func New(cfg Config) (*Executor, error) {
 	e := &Executor{cfg: cfg, log: cfg.Logger, life: life.New()}
 	e.slots = make(chan struct{}, cfg.MaxParallel)
 	e.Reconfigure(cfg.Access)
-	e.flight.running = map[string]*flown{}
 	left, err := e.open()
 	if err != nil {
-		err = errors.Join(fmt.Errorf("local executor: %w", full(err, "state directory", cfg.StateDir)), e.unmake())
+		err = errors.Join(fmt.Errorf("local executor: %w", placing.Full(err, "state directory", cfg.StateDir)), e.unmake())
 		if errors.Is(err, errors.ErrUnsupported) {
 			return nil, executor.Errorf(executor.Unsupported, "%w", err)
 		}
@@ -123,7 +125,7 @@ func (e *Executor) open() (left leftovers, err error) {
 	if e.roots, left.Roots, err = openRoots(filepath.Join(dir, "roots"), e.host.Forget); err != nil {
 		return left, err
 	}
-	e.journal, left.Outputs, err = openJournal(filepath.Join(dir, "placing"), e.log)
+	e.journal, left.Outputs, err = placing.Open(filepath.Join(dir, "placing"), e.log)
 	return left, err
 }
 
@@ -198,7 +200,7 @@ func lockDir(dir string) (*os.File, error) {
 func (e *Executor) unmake() error {
 	var errs []error
 	if e.journal != nil {
-		errs = append(errs, e.journal.close())
+		errs = append(errs, e.journal.Close())
 	}
 	if e.roots != nil {
 		errs = append(errs, e.roots.close())
@@ -218,8 +220,12 @@ func (e *Executor) unmake() error {
 	return errors.Join(errs...)
 }
 
+// TakesTurns is true: a task takes its turn (see executor.WithTurn) when it is opened, signed and not in the
+// cache, and gives it back once its sandbox is unmade.
+func (e *Executor) TakesTurns() bool { return true }
+
 // Reconfigure sets who may have what, for tasks that come from now on.
-func (e *Executor) Reconfigure(a Access) { e.access.Store(&a) }
+func (e *Executor) Reconfigure(a access.Rules) { e.access.Store(&a) }
 
 // Close implements executor.Executor.
 func (e *Executor) Close(ctx context.Context) error {
@@ -244,7 +250,7 @@ func (e *Executor) Healthy() error {
 	if host == nil {
 		return executor.Errorf(executor.Unavailable, "the executor is closed")
 	}
-	obtain(&e.flight.mu)
+	obtain(&e.flight.Mu)
 	obtain(&shared.mu)
 	if err := host.Healthy(); err != nil {
 		return err

@@ -54,14 +54,7 @@ func (m *many) runs(ctx context.Context, spec *executor.TaskSpec) *told {
 // follow waits until so many wait for the one that runs.
 func (m *many) follow(n int) {
 	m.t.Helper()
-	waiting := func() (sum int) {
-		m.e.flight.mu.Lock()
-		defer m.e.flight.mu.Unlock()
-		for _, r := range m.e.flight.running {
-			sum += r.waiting
-		}
-		return sum
-	}
+	waiting := m.e.flight.Waiting
 	for end := time.Now().Add(30 * time.Second); waiting() < n; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			m.t.Fatalf("%d wait; want %d", waiting(), n)

@@ -20,7 +20,7 @@ func TestHealthy(t *testing.T) {
 	for range 3 {
 		must(t, e.Healthy())
 	}
-	for name, l := range map[string]sync.Locker{"status": &e.mu, "flight": &e.flight.mu, "roots": &e.roots.mu} {
+	for name, l := range map[string]sync.Locker{"status": &e.mu, "flight": &e.flight.Mu, "roots": &e.roots.mu} {
 		l.Lock()
 		done := make(chan error, 1)
 		go func() { done <- e.Healthy() }()

@@ -89,16 +89,3 @@ func (e *Executor) recoverLocal() (left leftovers) {
 	}
 	return left
 }
-
-// full says of an error which of our directories has no room left and what to do, if that is
-// what it comes from: ENOSPC alone may be another bound of the kernel's.
-func full(err error, what, dir string) error {
-	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
-		return err
-	}
-	var st unix.Statfs_t
-	if e := unix.Statfs(dir, &st); e != nil || errors.Is(err, unix.ENOSPC) && st.Bfree*uint64(st.Bsize) > 1<<20 && (st.Files == 0 || st.Ffree > 16) {
-		return err
-	}
-	return fmt.Errorf("the file system of the %s %s is full; free some space there: %w", what, dir, err)
-}

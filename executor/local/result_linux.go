@@ -34,10 +34,8 @@ func (t *task) lookUp(ctx context.Context) (*executor.TaskOutput, error) {
 	if out == nil || err != nil {
 		return nil, err
 	}
-	if t.spec.WorkdirMode == executor.WorkdirOverlay {
-		if err := t.place(ctx, out.OutputFiles); err != nil {
-			return nil, err
-		}
+	if err := t.place(ctx, out); err != nil {
+		return nil, err
 	}
 	return out, nil
 }

@@ -13,8 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/access"
 	"github.com/sandboxd/sandboxd/executor/internal/action"
 	"github.com/sandboxd/sandboxd/executor/internal/caller"
+	"github.com/sandboxd/sandboxd/executor/internal/flight"
+	"github.com/sandboxd/sandboxd/executor/internal/placing"
 	"github.com/sandboxd/sandboxd/limits"
 	"github.com/sandboxd/sandboxd/netpolicy"
 	"github.com/sandboxd/sandboxd/rootfs"
@@ -28,7 +31,7 @@ const grace = 5 * time.Second
 type task struct {
 	*Executor
 	spec    *executor.TaskSpec
-	granted granted
+	granted access.Granted
 	limits  executor.ResourceLimits
 	caller  executor.Caller
 	paths   *caller.Paths
@@ -80,8 +83,10 @@ func (t *task) execute(ctx context.Context) (out *executor.TaskOutput, err error
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, t.paths.Close()) }()
-	if err := t.checkPlaces(); err != nil {
-		return nil, err
+	if t.spec.WorkdirMode == executor.WorkdirOverlay {
+		if err := placing.Check(t.caller, t.paths.Work, t.spec.Outputs); err != nil {
+			return nil, err
+		}
 	}
 	if err := t.openRoot(); err != nil {
 		return nil, err
@@ -93,7 +98,19 @@ func (t *task) execute(ctx context.Context) (out *executor.TaskOutput, err error
 	if t.signature, err = t.sign(ctx); err != nil {
 		return nil, err
 	}
-	return t.once(ctx)
+	return t.flight.Do(ctx, &flight.Task{
+		Key: t.namespace() + t.signature.String(), Spec: t.spec, Caller: t.caller, Granted: t.granted, Event: t.event, Cache: t.cfg.Cache,
+		LookUp: t.lookUp,
+		Run: func(ctx context.Context) (flight.Result, error) {
+			out, err := t.run(ctx, true)
+			return flight.Result{Output: out, Kept: t.kept, Strained: t.strained}, err
+		},
+		Unchanged: func(ctx context.Context) bool {
+			now, err := t.sign(ctx)
+			return err == nil && now == t.signature
+		},
+		Place: t.place,
+	})
 }
 
 func (t *task) tell(k executor.EventKind) {
@@ -127,10 +144,10 @@ func (t *task) admit() error {
 	if err != nil {
 		return err
 	}
-	if t.granted, err = t.access.Load().rule(t.caller).grant(t.caller, s, memory); err != nil {
+	if t.granted, err = t.access.Load().For(t.caller).Grant(t.caller, s, memory); err != nil {
 		return err
 	}
-	t.limits = t.granted.asked.WithDefaults()
+	t.limits = t.granted.Asked.WithDefaults()
 	if err := t.Executor.limits.Check(t.groupLimits()); err != nil {
 		return executor.Errorf(executor.Unsupported, "%w", err)
 	}
@@ -158,7 +175,7 @@ func (t *task) openRoot() (err error) {
 	network := t.spec.Network.String()
 	if t.spec.Rootfs == "" {
 		t.root, t.leaveRoot, err = t.roots.host(network, t.router.Addresses.Router4)
-		return full(err, "state directory", t.cfg.StateDir)
+		return placing.Full(err, "state directory", t.cfg.StateDir)
 	}
 	// Whether the caller may see it, before root looks at it.
 	dir, err := caller.OpenAs(t.caller, t.spec.Rootfs, unix.O_RDONLY|unix.O_DIRECTORY)
@@ -175,7 +192,7 @@ func (t *task) openRoot() (err error) {
 
 // run runs the task, and stores the result if it may be.
 func (t *task) run(ctx context.Context, store bool) (*executor.TaskOutput, error) {
-	leave, err := t.turn(ctx)
+	leave, err := flight.Take(ctx, t.caller, t.granted.Tasks, t.slots)
 	if err != nil {
 		return nil, err
 	}
@@ -199,10 +216,8 @@ func (t *task) run(ctx context.Context, store bool) (*executor.TaskOutput, error
 			t.kept = true
 		}()
 	}
-	if out.Success() && t.spec.WorkdirMode == executor.WorkdirOverlay {
-		if err := t.place(ctx, out.OutputFiles); err != nil {
-			return nil, err
-		}
+	if err := t.place(ctx, out); err != nil {
+		return nil, err
 	}
 	return out, nil
 }
@@ -225,7 +240,7 @@ func (t *task) unmakeLater(box *sandbox.Sandbox, leave func()) {
 // inSandbox runs the task and collects what it made. The caller closes the sandbox.
 func (t *task) inSandbox(ctx context.Context) (out *executor.TaskOutput, box *sandbox.Sandbox, err error) {
 	stops := &stops{task: t, ended: make(chan struct{})}
-	l, err := openLogs(t.cfg.Cache, t.granted.logBytes, t.event, func() { stops.now(executor.CauseOutputLimit) })
+	l, err := openLogs(t.cfg.Cache, t.granted.LogBytes, t.event, func() { stops.now(executor.CauseOutputLimit) })
 	if err != nil {
 		return nil, nil, err
 	}
@@ -264,7 +279,7 @@ func (t *task) start(ctx context.Context, l *logs) (*sandbox.Sandbox, error) {
 		Root: t.root, Shared: t.spec.Rootfs == "", Script: t.spec.Script, Argv: t.spec.Argv,
 		Stdio:   [3]*os.File{stdin, l.outW, l.errW},
 		Network: netpolicy.Policy(t.spec.Network), Router: t.router, Limits: t.groupLimits(),
-		TmpBytes: max(t.limits.TmpBytes, 0), OpenFiles: t.granted.asked.OpenFiles, Debug: t.spec.Debug,
+		TmpBytes: max(t.limits.TmpBytes, 0), OpenFiles: t.granted.Asked.OpenFiles, Debug: t.spec.Debug,
 		Work: sandbox.Work{Dir: t.paths.Work, Hide: t.spec.Outputs, Mode: map[executor.WorkdirMode]sandbox.WorkMode{
 			executor.WorkdirDirect: sandbox.WorkDirect, executor.WorkdirReadonly: sandbox.WorkReadonly,
 		}[t.spec.WorkdirMode]},
@@ -287,7 +302,7 @@ func (t *task) start(ctx context.Context, l *logs) (*sandbox.Sandbox, error) {
 		s.Inputs = append(s.Inputs, b)
 	}
 	box, err := t.host.Start(ctx, s)
-	return box, full(refused(err), "state directory", t.cfg.StateDir)
+	return box, placing.Full(refused(err), "state directory", t.cfg.StateDir)
 }
 
 // owner is whose files in a directory of the caller's are the task's: the caller's, but root,

@@ -46,7 +46,7 @@ func (s *stops) evidence() string {
 
 // now kills the task. It may come before watch.
 func (s *stops) now(c executor.Cause) {
-	if !s.claim(c, fmt.Sprintf("standard output or error was longer than %d bytes", s.granted.logBytes)) {
+	if !s.claim(c, fmt.Sprintf("standard output or error was longer than %d bytes", s.granted.LogBytes)) {
 		return
 	}
 	s.mu.Lock()
@@ -86,7 +86,7 @@ func (s *stops) watch(ctx context.Context, box *sandbox.Sandbox, started func())
 }
 
 func (s *stops) stop(ctx context.Context, box *sandbox.Sandbox, ended <-chan struct{}) {
-	limit := s.granted.timeout
+	limit := s.granted.Timeout
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	select {

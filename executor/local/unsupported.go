@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/access"
 )
 
 // Executor runs tasks, on Linux.
@@ -18,7 +19,7 @@ func New(Config) (*Executor, error) {
 }
 
 // Reconfigure is never reached, since there is no Executor.
-func (e *Executor) Reconfigure(Access) {}
+func (e *Executor) Reconfigure(access.Rules) {}
 
 // OpenBlob is never reached, since there is no Executor.
 func (e *Executor) OpenBlob(context.Context, executor.Digest) (io.ReadCloser, error) {

@@ -1,19 +1,49 @@
 package wasm
 
 import (
-	"context"
-	"os"
 	"path"
+	"runtime"
 	"strings"
 
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/access"
+	"github.com/sandboxd/sandboxd/executor/internal/caller"
 )
 
 // maxMemory is all that a module can address.
 const maxMemory = 4 << 30
 
-// admit refuses what cannot be had here.
-func admit(ctx context.Context, s *executor.TaskSpec) error {
+// nobody is whom files belong to that are nobody's, and workers are run as.
+const nobody = 65534
+
+// stranger says whether the task is another user's than the one whom the executor runs as.
+func (t *task) stranger() bool { return t.caller.UID != caller.Self().UID }
+
+// admit refuses what this caller may not have, and what cannot be had here.
+func (t *task) admit() error {
+	s := t.spec
+	if t.stranger() {
+		if self := caller.Self(); runtime.GOOS != "linux" || self.UID != 0 {
+			return executor.Errorf(executor.Denied, "tasks of user %d take its rights, which an executor of user %d cannot take on; "+
+				"run it as root on Linux, or as user %d", t.caller.UID, self.UID, t.caller.UID)
+		}
+		if t.caller.UID == nobody || t.caller.GID == nobody {
+			return executor.Errorf(executor.Denied, "user %d with group %d is nobody; call as another", t.caller.UID, t.caller.GID)
+		}
+	}
+	if err := supported(s); err != nil {
+		return err
+	}
+	g, err := t.access.Load().For(t.caller).Grant(t.caller, s, maxMemory)
+	if err != nil {
+		return err
+	}
+	t.granted = grant(g)
+	return nil
+}
+
+// supported refuses what cannot be had here.
+func supported(s *executor.TaskSpec) error {
 	unsupported := func(field, format string, args ...any) error {
 		e := executor.Errorf(executor.Unsupported, format+"; use an executor with sandboxes", args...)
 		e.Field = field
@@ -21,10 +51,6 @@ func admit(ctx context.Context, s *executor.TaskSpec) error {
 	}
 	if err := s.CheckPlatform(executor.PlatformWasm); err != nil {
 		return err
-	}
-	if c, ok := executor.CallerFrom(ctx); ok && os.Geteuid() >= 0 && int64(c.UID) != int64(os.Geteuid()) {
-		return executor.Errorf(executor.Denied, "tasks in WebAssembly have the rights of user %d, which the executor runs as, and user %d has not; "+
-			"run it as user %d, or use an executor with sandboxes", os.Geteuid(), c.UID, c.UID)
 	}
 	switch {
 	case s.Network != executor.NetworkIsolated && s.Network != executor.NetworkLoopback:
@@ -73,32 +99,27 @@ func argv(s *executor.TaskSpec) []string {
 	return []string{"sh", "-e", "-c", s.Script}
 }
 
-// granted are the bounds that a task runs under.
+// granted are the bounds that a task runs under. They can be compared.
 type granted struct {
-	memory, work, tmp, log, outputs int64
-	openFiles                       int
+	access.Granted
+	memory, work, tmp int64
+	openFiles         int
 }
 
-func grant(s *executor.TaskSpec) granted {
-	l := s.Limits.WithDefaults()
-	g := granted{
-		memory: l.MemoryBytes, tmp: l.TmpBytes, log: executor.DefaultLogBytes, outputs: executor.DefaultOutputBytes,
-		openFiles: int(l.OpenFiles),
-	}
+func grant(a access.Granted) granted {
+	l := a.Asked.WithDefaults()
+	g := granted{Granted: a, memory: l.MemoryBytes, tmp: l.TmpBytes, openFiles: int(l.OpenFiles)}
 	if g.memory < 0 || g.memory > maxMemory {
 		g.memory = maxMemory
 	}
 	const most = 1 << 50
-	switch {
-	case l.OutputBytes > 0:
-		g.log, g.outputs = l.OutputBytes, l.OutputBytes
-	case l.OutputBytes < 0:
-		g.log, g.outputs = most, most
+	if l.OutputBytes < 0 {
+		g.LogBytes, g.OutputBytes = most, most
 	}
 	if g.tmp < 0 {
 		g.tmp = most
 	}
 	// What is written beside the outputs is on disk as they are.
-	g.work = max(g.outputs, executor.DefaultOutputBytes)
+	g.work = max(g.OutputBytes, executor.DefaultOutputBytes)
 	return g
 }

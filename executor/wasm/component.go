@@ -38,7 +38,7 @@ func (t *task) forComponent() error {
 
 // componentSpec is the record task-spec.
 func (t *task) componentSpec() *wire.Spec {
-	seconds := uint64((t.timeout() + time.Second - 1) / time.Second)
+	seconds := uint64((t.granted.Timeout + time.Second - 1) / time.Second)
 	s := &wire.Spec{
 		Name: t.spec.Name, Recipe: t.spec.Recipe, Script: t.spec.Script, Workdir: tree.WorkDir, Outputs: t.spec.Outputs, TimeoutSecs: &seconds,
 	}

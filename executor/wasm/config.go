@@ -12,6 +12,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/sandboxd/sandboxd/cache"
+	"github.com/sandboxd/sandboxd/executor/access"
 	"github.com/sandboxd/sandboxd/executor/wasm/shell"
 )
 
@@ -26,8 +27,14 @@ type Config struct {
 	// anything in a worker. It is made with mode 0700, and one that others may write to is refused. Empty: each worker compiles
 	// for itself.
 	CodeDir string
-	// MaxParallel is how many tasks run at once, and how many workers there are; 0 is the number of processors.
+	// MaxParallel is how many tasks run at once, and how many workers there are; 0 is the number of processors. In a pool this
+	// is what Capabilities tell it, and it gives the turns; alone, others wait with all that they have open.
 	MaxParallel int
+	// StateDir holds what is being put into callers' trees, so that a killed executor's successor can clean up
+	// there: one Executor's at a time. Empty: nothing is noted. It is for Linux.
+	StateDir string
+	// Access says who may have what; Reconfigure changes it.
+	Access access.Rules
 	// RealClock has tasks see the time, and randomness.
 	RealClock bool
 	// Logger takes what is nobody's error; nil drops it.

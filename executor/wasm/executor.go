@@ -8,13 +8,17 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/access"
 	"github.com/sandboxd/sandboxd/executor/internal/action"
+	"github.com/sandboxd/sandboxd/executor/internal/flight"
 	"github.com/sandboxd/sandboxd/executor/internal/life"
+	"github.com/sandboxd/sandboxd/executor/internal/placing"
 )
 
 // Executor runs tasks in WebAssembly. It is an executor.Executor.
@@ -25,6 +29,11 @@ type Executor struct {
 	seats chan *seat
 	gc    *action.Collector
 	stop  chan struct{} // closed by Close: workers that load give up
+
+	journal *placing.Journal
+	access  atomic.Pointer[access.Rules]
+	flight  flight.Group
+	places  chan struct{} // one for each worker, where nobody gives turns
 
 	life *life.Life
 
@@ -45,6 +54,8 @@ func New(cfg Config) (*Executor, error) {
 		cfg: cfg, log: cfg.Logger, life: life.New(), stop: make(chan struct{}),
 		root: "wasm " + cache.DigestOf(cfg.Module).String(), seats: make(chan *seat, cfg.MaxParallel),
 	}
+	e.places = make(chan struct{}, cfg.MaxParallel)
+	e.Reconfigure(cfg.Access)
 	if cfg.RealClock {
 		e.root += " real-clock"
 	}
@@ -102,6 +113,13 @@ func (s *seat) fill(e *Executor, after <-chan struct{}, done chan<- struct{}) {
 		s.worker, s.err = startWorker(&e.cfg, e.stop)
 	}()
 }
+
+// Reconfigure sets who may have what, for tasks that come from now on.
+func (e *Executor) Reconfigure(a access.Rules) { e.access.Store(&a) }
+
+// TakesTurns is true: a task takes its turn (see executor.WithTurn) when it is opened, signed and not in the
+// cache, and gives it back once its worker has no more to do with it.
+func (e *Executor) TakesTurns() bool { return true }
 
 // Close implements executor.Executor.
 func (e *Executor) Close(ctx context.Context) error {

@@ -157,8 +157,8 @@ func (r *running) collect(ctx context.Context, scratch string, out *executor.Tas
 
 // keep takes a file into the cache.
 func (r *running) keep(ctx context.Context, root *os.Root, o wire.Output) (d executor.Digest, err error) {
-	if r.blobs.bytes += o.Size; o.Size < 0 || r.blobs.bytes > r.granted.outputs {
-		return d, executor.FieldErrorf("outputs", "are more than %d bytes; declare less, or give a higher limits.output_bytes", r.granted.outputs)
+	if r.blobs.bytes += o.Size; o.Size < 0 || r.blobs.bytes > r.granted.OutputBytes {
+		return d, executor.FieldErrorf("outputs", "are more than %d bytes; declare less, or give a higher limits.output_bytes", r.granted.OutputBytes)
 	}
 	if o.Number == 0 {
 		if int64(len(o.Content)) != o.Size {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,6 +18,8 @@ import (
 	"github.com/sandboxd/sandboxd/executor"
 	"github.com/sandboxd/sandboxd/executor/internal/action"
 	"github.com/sandboxd/sandboxd/executor/internal/caller"
+	"github.com/sandboxd/sandboxd/executor/internal/flight"
+	"github.com/sandboxd/sandboxd/executor/internal/placing"
 	"github.com/sandboxd/sandboxd/executor/wasm/internal/tree"
 	"github.com/sandboxd/sandboxd/executor/wasm/internal/wire"
 )
@@ -43,6 +46,7 @@ type task struct {
 	paths     *caller.Paths
 	files     *files
 	signature action.Signature
+	kept      bool // the result is in the cache
 	// strained says that a success met a limit, and may have done less than it would have else: it is not stored.
 	strained bool
 }
@@ -59,24 +63,28 @@ func (e *Executor) Execute(ctx context.Context, spec *executor.TaskSpec) (out *e
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	defer context.AfterFunc(e.life.Context(), stop)()
-	if err := admit(ctx, spec); err != nil {
-		return nil, err
-	}
 	t := &task{
-		Executor: e, spec: spec, granted: grant(spec), event: executor.EventsFrom(ctx), caller: caller.Self(),
+		Executor: e, spec: spec, event: executor.EventsFrom(ctx), caller: caller.Self(),
 		env: action.Environment(searchPath, tree.HomeDir, spec.Env),
 	}
 	if c, ok := executor.CallerFrom(ctx); ok {
 		t.caller = c
 	}
 	out, err = t.execute(ctx)
-	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+	switch {
+	case err == nil:
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
 		err = executor.Errorf(executor.Canceled, "canceled before there was a result: %w", err)
+	case executor.KindOf(err) == executor.Internal && full(err):
+		err = executor.Errorf(executor.Unavailable, "%w", err) // another may have room
 	}
 	return out, err
 }
 
 func (t *task) execute(ctx context.Context) (_ *executor.TaskOutput, err error) {
+	if err := t.admit(); err != nil {
+		return nil, err
+	}
 	t.tell(executor.EventQueued)
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -85,6 +93,11 @@ func (t *task) execute(ctx context.Context) (_ *executor.TaskOutput, err error) 
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, t.paths.Close()) }()
+	if t.spec.WorkdirMode == executor.WorkdirOverlay {
+		if err := placing.Check(t.caller, t.paths.Work, t.spec.Outputs); err != nil {
+			return nil, err
+		}
+	}
 	t.files = &files{paths: t.paths}
 	defer t.files.close()
 	if t.spec.Cache == executor.CacheOff {
@@ -93,18 +106,35 @@ func (t *task) execute(ctx context.Context) (_ *executor.TaskOutput, err error) 
 	if t.signature, err = t.sign(ctx); err != nil {
 		return nil, err
 	}
-	if t.spec.Cache == executor.CacheUse {
-		out, err := action.LookUp(t.cfg.Cache, t.namespace(), t.signature)
-		switch {
-		case errors.Is(err, action.ErrRecord):
-			t.log.WithError(err).WithField("signature", t.signature.String()).Warn("the task is run again")
-		case err != nil:
-			return nil, err
-		case out != nil:
-			return out, t.place(ctx, out)
-		}
+	return t.flight.Do(ctx, &flight.Task{
+		Key: t.namespace() + t.signature.String(), Spec: t.spec, Caller: t.caller, Granted: t.granted, Event: t.event, Cache: t.cfg.Cache,
+		LookUp: t.lookUp,
+		Run: func(ctx context.Context) (flight.Result, error) {
+			out, err := t.run(ctx, true)
+			return flight.Result{Output: out, Kept: t.kept, Strained: t.strained}, err
+		},
+		Unchanged: func(ctx context.Context) bool {
+			now, err := t.sign(ctx)
+			return err == nil && now == t.signature
+		},
+		Place: t.place,
+	})
+}
+
+// lookUp returns the stored result of the task with its outputs in place, or nil.
+func (t *task) lookUp(ctx context.Context) (*executor.TaskOutput, error) {
+	out, err := action.LookUp(t.cfg.Cache, t.namespace(), t.signature)
+	if errors.Is(err, action.ErrRecord) {
+		t.log.WithError(err).WithField("signature", t.signature.String()).Warn("the task is run again")
+		return nil, nil
 	}
-	return t.run(ctx, true)
+	if out == nil || err != nil {
+		return nil, err
+	}
+	if err := t.place(ctx, out); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 func (t *task) tell(k executor.EventKind) {
@@ -120,13 +150,27 @@ func (t *task) tell(k executor.EventKind) {
 // namespace keeps the results of users apart, and from those that need a Linux sandbox.
 func (t *task) namespace() string { return "wasm-uid-" + strconv.FormatUint(uint64(t.caller.UID), 10) }
 
+// place puts the outputs of a success into the work directory.
+func (t *task) place(ctx context.Context, out *executor.TaskOutput) error {
+	if t.spec.WorkdirMode != executor.WorkdirOverlay || !out.Success() {
+		return nil
+	}
+	return t.journal.Place(ctx, t.cfg.Cache, t.caller, t.paths.Work, t.spec.Outputs, out.OutputFiles)
+}
+
 func (t *task) sign(ctx context.Context) (action.Signature, error) {
 	return action.Sign(ctx, t.cfg.Cache, t.spec, t.env, t.paths.Files(), action.Ground{Platform: executor.PlatformWasm, Root: t.root})
 }
 
 // run runs the task, and stores the result if it may be.
 func (t *task) run(ctx context.Context, store bool) (out *executor.TaskOutput, err error) {
-	if out, err = t.inWorker(ctx); err != nil {
+	leave, err := flight.Take(ctx, t.caller, t.granted.Tasks, t.places)
+	if err != nil {
+		return nil, err
+	}
+	out, err = t.inWorker(ctx)
+	leave()
+	if err != nil {
 		return nil, err
 	}
 	t.gc.Stored(action.BlobBytes(out))
@@ -134,12 +178,16 @@ func (t *task) run(ctx context.Context, store bool) (out *executor.TaskOutput, e
 		out.Signature = executor.Signature(t.signature.String())
 	}
 	if store && out.Success() && !t.strained {
-		if err := t.store(ctx, out); err != nil {
+		err := t.store(ctx, out)
+		if t.kept = err == nil; err != nil {
 			// The task is done, and its caller has all that it asked for.
 			t.log.WithError(err).WithField("signature", out.Signature).Warn("result is not cached")
 		}
 	}
-	return out, t.place(ctx, out)
+	if err := t.place(ctx, out); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // store stores a success, if what it read is still what was hashed.
@@ -152,13 +200,6 @@ func (t *task) store(ctx context.Context, out *executor.TaskOutput) error {
 		return errors.New("the work directory or an input changed while the task ran")
 	}
 	return action.Store(t.cfg.Cache, t.namespace(), t.signature, out)
-}
-
-func (t *task) timeout() time.Duration {
-	if t.spec.Timeout == 0 {
-		return executor.DefaultTimeout
-	}
-	return t.spec.Timeout
 }
 
 // order is the task for a worker.
@@ -175,14 +216,14 @@ func (r *running) order(scratch string) (wire.Task, error) {
 		o.Env = append(o.Env, []byte(k+"="+env[k]))
 	}
 	if t.paths.Work != nil {
-		work, err := r.place(t.spec.Workdir, t.paths.Work)
+		work, err := r.placeOf(t.spec.Workdir, t.paths.Work)
 		if err != nil {
 			return o, executor.FieldErrorf("workdir", "%w", err)
 		}
 		o.Work = &work
 	}
 	for i, in := range t.spec.Inputs {
-		place, err := r.place(in.Host, t.paths.Inputs[i])
+		place, err := r.placeOf(in.Host, t.paths.Inputs[i])
 		if err != nil {
 			return o, executor.FieldErrorf("inputs", "%w", err)
 		}
@@ -195,8 +236,8 @@ func (r *running) order(scratch string) (wire.Task, error) {
 	return o, nil
 }
 
-// place tells a worker of what is open as f.
-func (r *running) place(host string, f *os.File) (p wire.Place, err error) {
+// placeOf tells a worker of what is open as f.
+func (r *running) placeOf(host string, f *os.File) (p wire.Place, err error) {
 	if !r.worker.asks {
 		p.Host = []byte(host)
 		return p, nil
@@ -247,6 +288,10 @@ var errGone = errors.New("a worker died while it had nothing to do")
 
 // with runs the task with the worker of a seat.
 func (t *task) with(ctx context.Context, s *seat) (out *executor.TaskOutput, err error) {
+	if t.stranger() && len(s.worker.missing) > 0 {
+		return nil, executor.Errorf(executor.Unsupported, "tasks of other users take a worker that is kept from the machine, and this system has not all that takes: %s (%s); "+
+			"use an executor with sandboxes, or one of user %d", strings.Join(s.worker.missing, ", "), s.worker.lacks, t.caller.UID)
+	}
 	if s.worker.world {
 		if err := t.forComponent(); err != nil {
 			return nil, err
@@ -311,7 +356,7 @@ func (r *running) ended() (executor.Cause, string) {
 
 // run runs the task to its end.
 func (r *running) run(ctx context.Context, scratch string) (*executor.TaskOutput, error) {
-	limit := r.timeout()
+	limit := r.granted.Timeout
 	r.tell(executor.EventStarted)
 	began := time.Now()
 	over := make(chan struct{})
@@ -438,12 +483,12 @@ func printable(s string) string {
 
 // take takes a piece of a stream.
 func (r *running) take(s *stream, p []byte) error {
-	full := int64(len(p)) > r.granted.log-s.n
-	if err := s.take(p[:min(int64(len(p)), r.granted.log-s.n)]); err != nil {
+	full := int64(len(p)) > r.granted.LogBytes-s.n
+	if err := s.take(p[:min(int64(len(p)), r.granted.LogBytes-s.n)]); err != nil {
 		return err
 	}
 	if full {
-		r.end(executor.CauseOutputLimit, fmt.Sprintf("standard output or error was longer than %d bytes", r.granted.log))
+		r.end(executor.CauseOutputLimit, fmt.Sprintf("standard output or error was longer than %d bytes", r.granted.LogBytes))
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package local
+package access
 
 import (
 	"fmt"
@@ -11,15 +11,15 @@ import (
 
 func TestFirstAccessRuleDecides(t *testing.T) {
 	id := func(n uint32) *uint32 { return &n }
-	a := Access{
+	a := Rules{
 		{Name: "alice", User: id(1000)},
 		{Name: "builders", Group: id(500)},
 		{Name: "late", User: id(1001)},
 		{Name: "all"},
 	}
-	rooted := append(Access{{Name: "root's group", Group: id(0)}, {Name: "root", User: id(0)}}, a...)
+	rooted := append(Rules{{Name: "root's group", Group: id(0)}, {Name: "root", User: id(0)}}, a...)
 	for _, c := range []struct {
-		rules  Access
+		rules  Rules
 		caller executor.Caller
 		want   string
 	}{
@@ -33,7 +33,7 @@ func TestFirstAccessRuleDecides(t *testing.T) {
 		{rooted, executor.Caller{UID: 0, GID: 0, Groups: []uint32{0}}, "root"},
 		{rooted, executor.Caller{UID: 1002, GID: 0}, "root's group"},
 	} {
-		if got := c.rules.rule(c.caller); got.Name != c.want {
+		if got := c.rules.For(c.caller); got.Name != c.want {
 			t.Errorf("%+v: rule %q, want %q", c.caller, got.Name, c.want)
 		}
 	}
@@ -65,7 +65,7 @@ func TestGrants(t *testing.T) {
 		{user, Rule{}, "", 0, limits{PidsMax: -1}, "limits.pids_max: unlimited"},
 		{user, Rule{}, "", 0, limits{TmpBytes: -1}, "limits.tmp_bytes: unlimited"},
 		{user, Rule{}, "", 0, limits{OutputBytes: -1}, "limits.output_bytes: unlimited"},
-		{root, Access(nil).rule(root), full, 0, limits{MemoryBytes: -1, PidsMax: -1, TmpBytes: -1, OutputBytes: -1}, ""},
+		{root, Rules(nil).For(root), full, 0, limits{MemoryBytes: -1, PidsMax: -1, TmpBytes: -1, OutputBytes: -1}, ""},
 		{user, free, "", 0, limits{MemoryBytes: -1, PidsMax: -1, TmpBytes: -1, OutputBytes: -1, CPUQuotaUS: -1}, ""},
 		{user, free, "", 0, limits{MemoryBytes: machine + 1}, ""},
 		{user, free, full, 0, limits{}, "network: full is more than access rule 2 (everyone) allows user 1000"},
@@ -83,7 +83,7 @@ func TestGrants(t *testing.T) {
 		{user, bound, full, 0, limits{OutputBytes: 2<<30 + 1}, "limits.output_bytes"},
 	} {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
-			_, err := c.rule.grant(c.caller, &executor.TaskSpec{Network: c.network, Timeout: c.timeout, Limits: c.asks}, machine)
+			_, err := c.rule.Grant(c.caller, &executor.TaskSpec{Network: c.network, Timeout: c.timeout, Limits: c.asks}, machine)
 			if (err == nil) != (c.refused == "") || err != nil && (executor.KindOf(err) != executor.Denied || !strings.HasPrefix(err.Error(), c.refused)) {
 				t.Errorf("%v; want %q", err, c.refused)
 			}
@@ -97,20 +97,20 @@ func TestGrants(t *testing.T) {
 // Who asks for nothing gets the default, or what may be had where that is less.
 func TestDefaultsStayBelowTheBounds(t *testing.T) {
 	c := executor.Caller{UID: 1000}
-	g, err := Rule{}.grant(c, &executor.TaskSpec{}, 8<<30)
-	if err != nil || g.asked != (executor.ResourceLimits{}) || g.timeout != executor.DefaultTimeout || g.logBytes != executor.DefaultLogBytes || g.outputBytes != executor.DefaultOutputBytes {
+	g, err := Rule{}.Grant(c, &executor.TaskSpec{}, 8<<30)
+	if err != nil || g.Asked != (executor.ResourceLimits{}) || g.Timeout != executor.DefaultTimeout || g.LogBytes != executor.DefaultLogBytes || g.OutputBytes != executor.DefaultOutputBytes {
 		t.Errorf("without bounds: %+v, %v", g, err)
 	}
 	low := executor.ResourceLimits{MemoryBytes: 1 << 30, PidsMax: 10, CPUQuotaUS: 50_000, IOWeight: 10, TmpBytes: 1 << 20, OpenFiles: 100, OutputBytes: 2 << 30}
-	g, err = Rule{Most: low, Timeout: time.Minute}.grant(c, &executor.TaskSpec{}, 8<<30)
+	g, err = Rule{Most: low, Timeout: time.Minute}.Grant(c, &executor.TaskSpec{}, 8<<30)
 	asked := low
 	asked.OutputBytes = 0
-	if err != nil || g.asked != asked || g.timeout != time.Minute || g.logBytes != executor.DefaultLogBytes || g.outputBytes != 2<<30 {
+	if err != nil || g.Asked != asked || g.Timeout != time.Minute || g.LogBytes != executor.DefaultLogBytes || g.OutputBytes != 2<<30 {
 		t.Errorf("below the defaults: %+v, %v", g, err)
 	}
 	high := executor.ResourceLimits{MemoryBytes: 1 << 40, PidsMax: 1 << 20, IOWeight: 1000, TmpBytes: 1 << 40, OpenFiles: 1 << 20, OutputBytes: 1 << 40}
-	g, err = Rule{Most: high, Timeout: executor.MaxTimeout}.grant(c, &executor.TaskSpec{}, 8<<30)
-	if err != nil || g.asked != (executor.ResourceLimits{}) || g.timeout != executor.DefaultTimeout || g.outputBytes != executor.DefaultOutputBytes {
+	g, err = Rule{Most: high, Timeout: executor.MaxTimeout}.Grant(c, &executor.TaskSpec{}, 8<<30)
+	if err != nil || g.Asked != (executor.ResourceLimits{}) || g.Timeout != executor.DefaultTimeout || g.OutputBytes != executor.DefaultOutputBytes {
 		t.Errorf("above the defaults: %+v, %v", g, err)
 	}
 }

@@ -1,7 +1,9 @@
-package local
+// Package access says which caller may have what of executors.
+package access
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -9,9 +11,9 @@ import (
 	"github.com/sandboxd/sandboxd/executor"
 )
 
-// Access says which caller may have what: the first rule for a caller decides. Without
-// one, root may have everything, and others what a Rule without bounds allows.
-type Access []Rule
+// Rules say which caller may have what: the first rule for a caller decides. Without
+// one, root and whoever runs the executor may have everything, and others what a Rule without bounds allows.
+type Rules []Rule
 
 // Rule is what some callers may have.
 type Rule struct {
@@ -31,12 +33,12 @@ type Rule struct {
 	// Tasks is how many of each user's tasks run at once; 0 is as many as there is room for. It takes a
 	// pool, which gives the turns.
 	Tasks int
-	// Priority is the highest TaskSpec.Priority that may be asked for: see Access.Priority.
+	// Priority is the highest TaskSpec.Priority that may be asked for: see Rules.Priority.
 	Priority int
 }
 
-// rootRule is root's, where no rule names it.
-var rootRule = Rule{
+// everything is root's, and of whoever runs the executor, where no rule names them.
+var everything = Rule{
 	Priority: executor.MaxPriority,
 	Networks: []executor.NetworkPolicy{executor.NetworkIsolated, executor.NetworkLoopback, executor.NetworkControlled, executor.NetworkFull},
 	Most: executor.ResourceLimits{
@@ -46,21 +48,21 @@ var rootRule = Rule{
 
 var defaultNetworks = []executor.NetworkPolicy{executor.NetworkIsolated, executor.NetworkLoopback, executor.NetworkControlled}
 
-// rule is the one for c.
-func (a Access) rule(c executor.Caller) Rule {
+// For is the one for c.
+func (a Rules) For(c executor.Caller) Rule {
 	for _, r := range a {
 		if r.matches(c) {
 			return r
 		}
 	}
-	if c.UID == 0 {
-		return rootRule
+	if c.UID == 0 || int64(c.UID) == int64(os.Geteuid()) {
+		return everything
 	}
 	return Rule{}
 }
 
 // Priority is the highest TaskSpec.Priority that c may ask for, of the pool that has tasks wait.
-func (a Access) Priority(c executor.Caller) int { return a.rule(c).Priority }
+func (a Rules) Priority(c executor.Caller) int { return a.For(c).Priority }
 
 func (r Rule) matches(c executor.Caller) bool {
 	switch {
@@ -74,18 +76,19 @@ func (r Rule) matches(c executor.Caller) bool {
 	return true
 }
 
-// granted is what a task gets of what it asked for.
-type granted struct {
-	// asked has a bound where the task asked for nothing and the bound is below the default.
-	asked   executor.ResourceLimits
-	timeout time.Duration
-	// logBytes bounds each stream, outputBytes the outputs.
-	logBytes, outputBytes int64
-	tasks                 int
+// Granted is what a task gets of what it asked for.
+type Granted struct {
+	// Asked has a bound where the task asked for nothing and the bound is below the default.
+	Asked   executor.ResourceLimits
+	Timeout time.Duration
+	// LogBytes bounds each stream, OutputBytes the outputs.
+	LogBytes, OutputBytes int64
+	// Tasks is how many of the caller's run at once; 0 is any number.
+	Tasks int
 }
 
-// grant gives a task what it asks for, or refuses it. memory is the machine's.
-func (r Rule) grant(c executor.Caller, s *executor.TaskSpec, memory int64) (g granted, err error) {
+// Grant gives a task what it asks for, or refuses it. memory is the machine's.
+func (r Rule) Grant(c executor.Caller, s *executor.TaskSpec, memory int64) (g Granted, err error) {
 	networks := r.Networks
 	if networks == nil {
 		networks = defaultNetworks
@@ -93,7 +96,7 @@ func (r Rule) grant(c executor.Caller, s *executor.TaskSpec, memory int64) (g gr
 	if !slices.Contains(networks, s.Network) {
 		return g, r.denied(c, "network", s.Network.String(), "it to networks", fmt.Sprintf("choose among %v", networks))
 	}
-	g.asked, g.timeout, g.tasks = s.Limits, s.Timeout, r.Tasks
+	g.Asked, g.Timeout, g.Tasks = s.Limits, s.Timeout, r.Tasks
 	for _, f := range []struct {
 		name  string
 		asked *int64
@@ -101,14 +104,14 @@ func (r Rule) grant(c executor.Caller, s *executor.TaskSpec, memory int64) (g gr
 		def   int64 // what it is without asking; 0 is no bound
 		free  bool  // whether anyone may go without
 	}{
-		{"memory_bytes", &g.asked.MemoryBytes, r.Most.MemoryBytes, executor.DefaultMemoryBytes, false},
-		{"pids_max", &g.asked.PidsMax, r.Most.PidsMax, executor.DefaultPidsMax, false},
-		{"cpu_quota_us", &g.asked.CPUQuotaUS, r.Most.CPUQuotaUS, 0, true},
-		{"io_weight", &g.asked.IOWeight, r.Most.IOWeight, executor.DefaultIOWeight, false},
-		{"tmp_bytes", &g.asked.TmpBytes, r.Most.TmpBytes, executor.DefaultTmpBytes, false},
-		{"open_files", &g.asked.OpenFiles, r.Most.OpenFiles, executor.DefaultOpenFiles, false},
+		{"memory_bytes", &g.Asked.MemoryBytes, r.Most.MemoryBytes, executor.DefaultMemoryBytes, false},
+		{"pids_max", &g.Asked.PidsMax, r.Most.PidsMax, executor.DefaultPidsMax, false},
+		{"cpu_quota_us", &g.Asked.CPUQuotaUS, r.Most.CPUQuotaUS, 0, true},
+		{"io_weight", &g.Asked.IOWeight, r.Most.IOWeight, executor.DefaultIOWeight, false},
+		{"tmp_bytes", &g.Asked.TmpBytes, r.Most.TmpBytes, executor.DefaultTmpBytes, false},
+		{"open_files", &g.Asked.OpenFiles, r.Most.OpenFiles, executor.DefaultOpenFiles, false},
 		// Its default is two, for streams and for outputs: see below.
-		{"output_bytes", &g.asked.OutputBytes, r.Most.OutputBytes, 1, false},
+		{"output_bytes", &g.Asked.OutputBytes, r.Most.OutputBytes, 1, false},
 	} {
 		most := f.most
 		if most == 0 && f.name == "memory_bytes" {
@@ -123,19 +126,19 @@ func (r Rule) grant(c executor.Caller, s *executor.TaskSpec, memory int64) (g gr
 			return g, r.denied(c, "limits."+f.name, fmt.Sprintf("%d, with a most of %d,", *f.asked, most), "a higher "+f.name, "ask for less")
 		}
 	}
-	g.logBytes, g.outputBytes = executor.DefaultLogBytes, executor.DefaultOutputBytes
-	if n := g.asked.OutputBytes; n > 0 {
-		g.logBytes, g.outputBytes = n, n
+	g.LogBytes, g.OutputBytes = executor.DefaultLogBytes, executor.DefaultOutputBytes
+	if n := g.Asked.OutputBytes; n > 0 {
+		g.LogBytes, g.OutputBytes = n, n
 	} else if most := r.Most.OutputBytes; n == 0 && most > 0 {
-		g.logBytes, g.outputBytes = min(g.logBytes, most), min(g.outputBytes, most)
+		g.LogBytes, g.OutputBytes = min(g.LogBytes, most), min(g.OutputBytes, most)
 	}
 	switch {
-	case r.Timeout > 0 && g.timeout > r.Timeout:
-		return g, r.denied(c, "timeout", fmt.Sprintf("%v, with a most of %v,", g.timeout, r.Timeout), "a higher timeout", "ask for less")
-	case g.timeout == 0 && r.Timeout > 0:
-		g.timeout = min(executor.DefaultTimeout, r.Timeout)
-	case g.timeout == 0:
-		g.timeout = executor.DefaultTimeout
+	case r.Timeout > 0 && g.Timeout > r.Timeout:
+		return g, r.denied(c, "timeout", fmt.Sprintf("%v, with a most of %v,", g.Timeout, r.Timeout), "a higher timeout", "ask for less")
+	case g.Timeout == 0 && r.Timeout > 0:
+		g.Timeout = min(executor.DefaultTimeout, r.Timeout)
+	case g.Timeout == 0:
+		g.Timeout = executor.DefaultTimeout
 	}
 	return g, nil
 }

@@ -1,4 +1,4 @@
-package local
+package placing
 
 import (
 	"crypto/sha256"
@@ -22,9 +22,9 @@ import (
 	"github.com/sandboxd/sandboxd/rootfs"
 )
 
-// journal is what is being put into callers' work directories at the moment, on disk: a page
+// Journal is what is being put into callers' work directories at the moment, on disk: a page
 // for each. What it holds when an executor starts was cut short, and is cleaned up.
-type journal struct {
+type Journal struct {
 	dir string
 	mu  sync.Mutex
 	// free are pages of which none is in use: to write to one that was written to before takes
@@ -57,13 +57,13 @@ type placement struct {
 // does not answer.
 const placementTime = 10 * time.Second
 
-// openJournal cleans up what is in the journal of a dead executor, and returns how many entries
+// Open cleans up what is in the journal of a dead executor, and returns how many entries
 // of callers' work directories that were.
-func openJournal(dir string, log logrus.FieldLogger) (_ *journal, left int, err error) {
+func Open(dir string, log logrus.FieldLogger) (_ *Journal, left int, err error) {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, 0, err
 	}
-	j := &journal{dir: dir}
+	j := &Journal{dir: dir}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, 0, err
@@ -155,7 +155,7 @@ func (p *placement) recover() (n int, err error) {
 }
 
 // begin returns an empty page, for end to be called with.
-func (j *journal) begin() (*page, error) {
+func (j *Journal) begin() (*page, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if n := len(j.free); n > 0 {
@@ -166,21 +166,21 @@ func (j *journal) begin() (*page, error) {
 	j.n++
 	f, err := os.OpenFile(filepath.Join(j.dir, strconv.Itoa(j.n)), os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return nil, full(fmt.Errorf("journal: %w", err), "state directory", j.dir)
+		return nil, Full(fmt.Errorf("journal: %w", err), "state directory", j.dir)
 	}
 	d, err := os.Open(j.dir)
 	if err == nil {
 		err = errors.Join(d.Sync(), d.Close())
 	}
 	if err != nil {
-		return nil, full(errors.Join(fmt.Errorf("journal: %w", err), os.Remove(f.Name()), f.Close()), "state directory", j.dir)
+		return nil, Full(errors.Join(fmt.Errorf("journal: %w", err), os.Remove(f.Name()), f.Close()), "state directory", j.dir)
 	}
 	return &page{f}, nil
 }
 
 // end says that what the page tells of has come to its end, in whatever way. That need not
 // reach the disk: to clean up what is clean does nothing.
-func (j *journal) end(p *page) {
+func (j *Journal) end(p *page) {
 	if _, err := p.f.WriteAt(make([]byte, 8), 0); err != nil {
 		_ = os.Remove(p.f.Name())
 		_ = p.f.Close()
@@ -191,8 +191,8 @@ func (j *journal) end(p *page) {
 	j.free = append(j.free, p)
 }
 
-// close removes the pages; none is in use.
-func (j *journal) close() error {
+// Close removes the pages; none is in use.
+func (j *Journal) Close() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	var errs []error
@@ -220,10 +220,10 @@ func (p *page) write(c executor.Caller, work *os.File, pl rootfs.Placing) error 
 		return err
 	}
 	if _, err := p.f.WriteAt(b, 0); err != nil {
-		return full(fmt.Errorf("journal: %w", err), "state directory", filepath.Dir(p.f.Name()))
+		return Full(fmt.Errorf("journal: %w", err), "state directory", filepath.Dir(p.f.Name()))
 	}
 	if err := unix.Fdatasync(int(p.f.Fd())); err != nil {
-		return full(fmt.Errorf("journal: sync: %w", err), "state directory", filepath.Dir(p.f.Name()))
+		return Full(fmt.Errorf("journal: sync: %w", err), "state directory", filepath.Dir(p.f.Name()))
 	}
 	return nil
 }

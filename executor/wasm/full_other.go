@@ -1,0 +1,6 @@
+//go:build !unix
+
+package wasm
+
+// full is false, for there is no such error.
+func full(error) bool { return false }

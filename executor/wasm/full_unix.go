@@ -1,0 +1,11 @@
+//go:build unix
+
+package wasm
+
+import (
+	"errors"
+	"syscall"
+)
+
+// full says whether an error is that there is no room on a disk.
+func full(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }

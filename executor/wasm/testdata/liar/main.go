@@ -1,0 +1,89 @@
+//go:build linux
+
+// Command liar is a worker that a task has taken over: it asks its executor for what its arguments, the second and on, say,
+// and tells what came of it as the task's output.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/wire"
+)
+
+func main() {
+	var asks []wire.File
+	must(json.Unmarshal([]byte(os.Args[1]), &asks))
+	in := bufio.NewReader(os.Stdin)
+	next := func(k wire.Kind) []byte {
+		got, body, err := wire.Read(in, wire.MaxModule, nil)
+		must(err)
+		if got != k {
+			must(fmt.Errorf("%q for %q", got, k))
+		}
+		return body
+	}
+	var load wire.Load
+	must(json.Unmarshal(next(wire.KindLoad), &load))
+	next(wire.KindModule)
+	must(wire.Write(os.Stdout, wire.KindReady, []byte{0}))
+	for {
+		next(wire.KindTask)
+		must(wire.Write(os.Stdout, wire.KindBegun, nil))
+		for _, ask := range asks {
+			b, err := json.Marshal(ask)
+			must(err)
+			must(wire.Write(os.Stdout, wire.KindFile, b))
+			if ask.Number < 0 {
+				next(wire.KindReply)
+				continue // what it is sent it does not take
+			}
+			must(wire.Write(os.Stdout, wire.KindStdout, fmt.Appendf(nil, "%s %s: %s\n", ask.Do, ask.Path, answer(next(wire.KindReply), ask.Do))))
+		}
+		must(wire.WriteJSON(os.Stdout, wire.KindDone, wire.Done{}))
+	}
+}
+
+// answer is what a reply says, in words.
+func answer(b []byte, do string) string {
+	if b[0] != 0 {
+		return string(b[1:])
+	}
+	var r wire.FileReply
+	must(json.Unmarshal(b[1:], &r))
+	if r.Errno != 0 {
+		return fmt.Sprint("error ", r.Errno)
+	}
+	s := "done"
+	for _, i := range r.Infos {
+		s += fmt.Sprintf(" %s %o", i.Name, i.Mode)
+	}
+	if do == wire.FileOpen || do == wire.FileCreate || do == wire.FileScratch {
+		oob := make([]byte, unix.CmsgSpace(4))
+		_, n, _, _, err := unix.Recvmsg(wire.Files, make([]byte, 1), oob, 0)
+		must(err)
+		all, err := unix.ParseSocketControlMessage(oob[:n])
+		must(err)
+		fds, err := unix.ParseUnixRights(&all[0])
+		must(err)
+		f := os.NewFile(uintptr(fds[0]), "file")
+		content, err := io.ReadAll(f)
+		must(err)
+		_, err = f.Write([]byte("x"))
+		s += fmt.Sprintf(" %q write: %v", content, err)
+		must(f.Close())
+	}
+	return s
+}
+
+func must(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}

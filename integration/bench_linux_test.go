@@ -149,11 +149,11 @@ func bwrapArgs() []string {
 	return append(args, "/bin/true")
 }
 
-// BenchmarkColdStart prints what /bin/true costs, bare and in the sandboxes that people
+// BenchmarkColdStart prints what /bin/true costs where nothing is prepared, bare and in the sandboxes that people
 // know, in one table. Ratios are what to look at.
 func BenchmarkColdStart(b *testing.B) {
 	rootAndClean(b)
-	c := benchClient(b)
+	c := startDaemon(b, "").dialAs(0)
 	all := []runner{{"bare", quiet("/bin/true")}}
 	if _, err := exec.LookPath("bwrap"); err == nil {
 		all = append(all, runner{"bwrap", quiet("bwrap", bwrapArgs()...)})
@@ -172,11 +172,11 @@ func BenchmarkColdStart(b *testing.B) {
 		}
 		return err
 	}})
-	table := "\n            at a time        p50        p90    per second    p50 of sandboxd's\n"
+	var rows []string
 	for _, parallel := range []int{1, 2 * runtime.NumCPU()} {
-		table += coldTable(b, all, parallel)
+		rows = append(rows, coldRows(b, all, parallel)...)
 	}
-	b.Log(table)
+	publish(b, "/bin/true, nothing prepared", "by | at a time | p50 | p90 | per second | sandboxd's p50/p50", rows...)
 }
 
 // runc returns what runs the bundle, each time as another container.
@@ -189,9 +189,9 @@ func runc(bundle string) func() error {
 	}
 }
 
-// coldTable has a line for each that works; who does not is an error. They run by turns,
+// coldRows has a line for each that works; who does not is an error. They run by turns,
 // a few tasks each, so that what else the machine does falls upon all of them.
-func coldTable(b *testing.B, all []runner, parallel int) (table string) {
+func coldRows(b *testing.B, all []runner, parallel int) (rows []string) {
 	b.Helper()
 	all = slices.DeleteFunc(slices.Clone(all), func(r runner) bool {
 		err := r.run() // once before, for what is done once
@@ -215,12 +215,12 @@ func coldTable(b *testing.B, all []runner, parallel int) (table string) {
 	for i, r := range all {
 		ratio := "-"
 		if ours >= 0 {
-			ratio = fmt.Sprintf("%.2f", percentile(each[i], 50).Seconds()/percentile(each[ours], 50).Seconds())
+			ratio = fmt.Sprintf("%.2f", percentile(each[ours], 50).Seconds()/percentile(each[i], 50).Seconds())
 		}
-		table += fmt.Sprintf("%-12s%8d  %10v %10v  %10.0f  %12s\n", r.name, parallel, percentile(each[i], 50).Round(10*time.Microsecond),
-			percentile(each[i], 90).Round(10*time.Microsecond), float64(len(each[i]))/took[i].Seconds(), ratio)
+		rows = append(rows, fmt.Sprintf("%s | %d | %v | %v | %.0f | %s", r.name, parallel, micro(percentile(each[i], 50)),
+			micro(percentile(each[i], 90)), float64(len(each[i]))/took[i].Seconds(), ratio))
 	}
-	return table
+	return rows
 }
 
 // moduleDir is where a Go module that carries C files was downloaded to.

@@ -241,7 +241,7 @@ func check(ctx context.Context, c config) []finding {
 		}
 	}
 	if wasm {
-		out = append(out, checkWasm(ctx, c))
+		out = append(out, checkWasm(ctx, c)...)
 	}
 	return out
 }

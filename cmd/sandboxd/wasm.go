@@ -65,27 +65,32 @@ func openWasm(_ context.Context, c config, module string, log logrus.FieldLogger
 }
 
 // checkWasm runs a task in the embedded shell, which it compiles.
-func checkWasm(ctx context.Context, c config) finding {
+func checkWasm(ctx context.Context, c config) []finding {
 	f := finding{Name: "task in WebAssembly", Required: true}
-	took, err := trialWasm(ctx, c)
+	took, lacks, err := trialWasm(ctx, c)
 	if err != nil {
 		f.Detail, f.Remedy = err.Error(), "mend what is named"
-		return f
+		return []finding{f}
 	}
 	f.OK, f.Detail = true, fmt.Sprintf("ran in %v", took.Round(time.Millisecond))
-	return f
+	walls := finding{Name: "what keeps WebAssembly workers from the machine", OK: lacks == "", Detail: "all stands"}
+	if lacks != "" {
+		walls.Detail, walls.Remedy = "missing: "+lacks, "run it on Linux, as root or where users may make user namespaces; meanwhile tasks of other users are refused"
+	}
+	return []finding{f, walls}
 }
 
-func trialWasm(ctx context.Context, c config) (took time.Duration, err error) {
+// trialWasm also returns what workers lack.
+func trialWasm(ctx context.Context, c config) (took time.Duration, lacks string, err error) {
 	dir, err := os.MkdirTemp("", "sandboxd-check-")
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	c.CacheDir, c.Wasm.CodeDir, c.MaxParallel = filepath.Join(dir, "cache"), "", 1
 	h, err := openWasm(ctx, c, "", logrus.StandardLogger())
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	defer func() { err = errors.Join(err, closeWithin(cleanupTime, h.Close)) }()
 	began := time.Now()
@@ -93,7 +98,7 @@ func trialWasm(ctx context.Context, c config) (took time.Duration, err error) {
 	if err == nil && !out.Success() {
 		err = fmt.Errorf("a task ended with %s, exit code %d: %s", out.Cause, out.ExitCode, out.Stderr.Inline)
 	}
-	return time.Since(began), err
+	return time.Since(began), h.Lacks(), err
 }
 
 func readModule(file string) ([]byte, error) {

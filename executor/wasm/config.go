@@ -37,6 +37,11 @@ type Config struct {
 	Access access.Rules
 	// RealClock has tasks see the time, and randomness.
 	RealClock bool
+	// InProcess runs modules in this process, and not in workers: for those who trust the Module, and may not start processes.
+	// Nothing of a worker's walls is there then. A task has the rights of this process, is its user's, and can end
+	// it, by its memory say. Guests are several times slower, may hold up the garbage collector, and
+	// a call that neither loops nor asks for anything goes on after its task's timeout, as Execute does.
+	InProcess bool
 	// Logger takes what is nobody's error; nil drops it.
 	Logger logrus.FieldLogger
 	// Version is told in Capabilities.

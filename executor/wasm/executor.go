@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -33,6 +34,7 @@ type Executor struct {
 	journal *placing.Journal
 	access  atomic.Pointer[access.Rules]
 	flight  flight.Group
+	lacks   atomic.Pointer[string]
 	places  chan struct{} // one for each worker, where nobody gives turns
 
 	life *life.Life
@@ -110,7 +112,9 @@ func (s *seat) fill(e *Executor, after <-chan struct{}, done chan<- struct{}) {
 		if after != nil {
 			<-after
 		}
-		s.worker, s.err = startWorker(&e.cfg, e.stop)
+		if s.worker, s.err = startWorker(&e.cfg, e.stop); s.err == nil {
+			e.see(s.worker)
+		}
 	}()
 }
 
@@ -120,6 +124,28 @@ func (e *Executor) Reconfigure(a access.Rules) { e.access.Store(&a) }
 // TakesTurns is true: a task takes its turn (see executor.WithTurn) when it is opened, signed and not in the
 // cache, and gives it back once its worker has no more to do with it.
 func (e *Executor) TakesTurns() bool { return true }
+
+// see notes which walls a worker lacks, and says so once.
+func (e *Executor) see(w *worker) {
+	lacks := ""
+	if len(w.missing) > 0 {
+		lacks = strings.Join(w.missing, ", ")
+		if w.lacks != "" {
+			lacks += " (" + w.lacks + ")"
+		}
+	}
+	if before := e.lacks.Swap(&lacks); before == nil && lacks != "" && !e.cfg.InProcess {
+		e.log.WithField("missing", lacks).Warn("workers are not kept from the machine by all that Linux has for that")
+	}
+}
+
+// Lacks says what keeps workers from the machine on Linux and does not here, if anything. Before there is a worker it is empty.
+func (e *Executor) Lacks() string {
+	if l := e.lacks.Load(); l != nil {
+		return *l
+	}
+	return ""
+}
 
 // Close implements executor.Executor.
 func (e *Executor) Close(ctx context.Context) error {
@@ -151,7 +177,7 @@ func (e *Executor) Status(context.Context) (executor.Status, error) {
 
 // Capabilities implements executor.Executor.
 func (e *Executor) Capabilities(context.Context) (executor.Capabilities, error) {
-	return executor.Capabilities{
+	c := executor.Capabilities{
 		Sandboxing: true, NetworkIsolation: true, Caching: true,
 		MaxParallel: e.cfg.MaxParallel,
 		Platforms:   []string{executor.PlatformWasm},
@@ -162,7 +188,11 @@ func (e *Executor) Capabilities(context.Context) (executor.Capabilities, error) 
 			"programs of " + runtime.GOOS + "/" + runtime.GOARCH + ": a task has the tools of its module alone; use an executor with sandboxes",
 			"networks controlled and full, work directories of mode direct, CPU quotas and I/O weights: use an executor with sandboxes",
 		},
-	}, nil
+	}
+	if l := e.Lacks(); l != "" {
+		c.Missing = append(c.Missing, "of what keeps workers from the machine: "+l+"; tasks of other users are refused for it")
+	}
+	return c, nil
 }
 
 // Healthy returns an error if no task can be started.

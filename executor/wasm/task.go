@@ -401,8 +401,7 @@ func (r *running) run(ctx context.Context, scratch string) (*executor.TaskOutput
 		return nil, err
 	}
 	if why != "" {
-		s := r.worker.cmd.ProcessState
-		out.Usage.CPUUser, out.Usage.CPUSystem = max(0, s.UserTime()-r.worker.userBefore), max(0, s.SystemTime()-r.worker.systemBefore)
+		out.Usage.CPUUser, out.Usage.CPUSystem = r.worker.used()
 		out.Cause, out.Evidence, out.Signal, out.ExitCode = why, text, signal, 128+signal
 		return out, nil
 	}
@@ -417,7 +416,7 @@ func (r *running) applied(out *executor.TaskOutput) {
 			"linear memory": strconv.FormatInt(r.granted.memory, 10), "/tmp": strconv.FormatInt(r.granted.tmp, 10),
 			"/build": strconv.FormatInt(r.granted.work, 10), "open files": strconv.Itoa(r.granted.openFiles), "files": strconv.Itoa(maxFiles),
 		},
-		Sandbox: append([]string{"WebAssembly module in an instance of its own", "file system of its own", "worker process"}, r.worker.stands...),
+		Sandbox: append([]string{"WebAssembly module in an instance of its own", "file system of its own"}, r.worker.stands...),
 	}
 }
 
@@ -427,8 +426,10 @@ func (r *running) converse(scratch string) (*wire.Done, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := r.worker.bound(r.granted); err != nil {
-		return nil, errors.Join(errGone, err)
+	if r.worker.cmd != nil {
+		if err := r.worker.bound(r.granted); err != nil {
+			return nil, errors.Join(errGone, err)
+		}
 	}
 	if r.worker.world {
 		o.Spec = r.componentSpec()

@@ -96,6 +96,7 @@ func (w *worker) look() error {
 	}
 	none := func(s string) bool { return strings.Trim(s, "0") == "" && s != "" }
 	filtered := status["Seccomp"] == "2" && status["NoNewPrivs"] == "1"
+	w.stands = []string{"worker process"}
 	add(filtered, "no_new_privs, and a system call filter by which it opens nothing and runs nothing")
 	add(none(status["CapPrm"]) && none(status["CapEff"]) && none(status["CapInh"]) && none(status["CapAmb"]), "no capabilities")
 	if os.Geteuid() == 0 {

@@ -11,9 +11,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/internal/testutil"
 )
 
 // builtProbe is testdata/probe.
@@ -138,5 +142,39 @@ func TestWallsStand(t *testing.T) {
 		} else if its, err := os.Readlink("/proc/" + status["Pid"] + "/ns/net"); err != nil || its == at {
 			t.Errorf("it has the machine's network: %s, %v", its, err)
 		}
+	}
+}
+
+// TestWithoutNamespaces: where there are none to be had the other walls stand, it is said what does not, and nobody else's
+// tasks are run.
+func TestWithoutNamespaces(t *testing.T) {
+	testutil.RequireRoot(t)
+	if os.Getenv("SANDBOXD_TEST_NO_NAMESPACES") == "" {
+		self, err := os.Executable()
+		must(t, err)
+		worker, err := builtWorker()
+		must(t, err)
+		cmd := exec.Command(self, "-test.run=^TestWithoutNamespaces$", "-test.v")
+		cmd.Env = append(os.Environ(), "SANDBOXD_TEST_NO_NAMESPACES=1", "TMPDIR="+t.TempDir(), "SANDBOXD_TEST_WORKER="+worker)
+		all := []syscall.SysProcIDMap{{Size: 1 << 16}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: all, GidMappings: all, GidMappingsEnableSetgroups: true}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	must(t, os.WriteFile("/proc/sys/user/max_user_namespaces", []byte("0"), 0))
+	e := openShell(t, Config{})
+	out := run(t, e, uncached("echo hi"))
+	for _, wall := range []string{"no_new_privs, and a system call filter by which it opens nothing and runs nothing", "no capabilities", "a user without files"} {
+		if !slices.Contains(out.Applied.Sandbox, wall) {
+			t.Errorf("%q is not among %q", wall, out.Applied.Sandbox)
+		}
+	}
+	if l := e.Lacks(); !strings.Contains(l, "an empty root, namespaces of its own") || !strings.Contains(l, "no space left on device") {
+		t.Errorf("it lacks %q", l)
+	}
+	if _, err := e.Execute(by(t, alice), uncached("true")); executor.KindOf(err) != executor.Unsupported {
+		t.Errorf("another's task: %v", err)
 	}
 }

@@ -10,6 +10,7 @@ func (w *worker) start(argv []string) error {
 
 // look is for Linux.
 func (w *worker) look() error {
+	w.stands = []string{"worker process"}
 	w.missing = []string{"walls around the worker process, which are for Linux"}
 	return nil
 }

@@ -2,6 +2,7 @@ package wasm
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -19,7 +20,7 @@ import (
 
 // worker is a process that runs tasks, one at a time.
 type worker struct {
-	cmd    *exec.Cmd
+	cmd    *exec.Cmd // nil in this process
 	in     io.WriteCloser
 	out    *bufio.Reader
 	stderr *tail
@@ -38,21 +39,26 @@ type worker struct {
 	// cpu is what it had used when its last task was done.
 	userBefore, systemBefore time.Duration
 	wait                     func() error // for its end, once
+	stop                     func()       // in this process
 }
 
 // startWorker returns a worker that has loaded the module. Closing stop ends it meanwhile.
 func startWorker(cfg *Config, stop <-chan struct{}) (w *worker, err error) {
-	argv := cfg.program
-	if argv == nil {
-		self, err := program()
-		if err != nil {
-			return nil, err
-		}
-		argv = []string{self, process.Name}
-	}
 	w = &worker{stderr: &tail{}}
-	if err := w.start(argv); err != nil {
-		return nil, fmt.Errorf("start a worker: %w", err)
+	if cfg.InProcess {
+		w.startHere()
+	} else {
+		argv := cfg.program
+		if argv == nil {
+			self, err := program()
+			if err != nil {
+				return nil, err
+			}
+			argv = []string{self, process.Name}
+		}
+		if err := w.start(argv); err != nil {
+			return nil, fmt.Errorf("start a worker: %w", err)
+		}
 	}
 	ready := make(chan struct{})
 	var watch sync.WaitGroup
@@ -64,7 +70,7 @@ func startWorker(cfg *Config, stop <-chan struct{}) (w *worker, err error) {
 		}
 	})
 	err = w.load(cfg)
-	if err == nil {
+	if err == nil && w.cmd != nil {
 		err = w.look()
 	}
 	close(ready)
@@ -74,6 +80,32 @@ func startWorker(cfg *Config, stop <-chan struct{}) (w *worker, err error) {
 		return nil, errors.Join(err, w.reap())
 	}
 	return w, nil
+}
+
+// startHere starts it in this process.
+func (w *worker) startHere() {
+	in, ourIn := io.Pipe()
+	ourOut, out := io.Pipe()
+	w.in, w.out = ourIn, bufio.NewReaderSize(ourOut, 2*wire.MaxPiece)
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		err := process.Serve(ctx, in, out, stop)
+		stop()
+		_ = in.Close()
+		_ = out.CloseWithError(io.EOF)
+		done <- err
+	}()
+	w.stop = func() {
+		stop()
+		_ = ourIn.Close()
+		_ = ourOut.CloseWithError(io.ErrClosedPipe)
+	}
+	w.wait = sync.OnceValue(func() error {
+		<-done // of what was stopped the error is that
+		return nil
+	})
+	w.missing = []string{"a process of its own"}
 }
 
 // command makes the process's.
@@ -119,7 +151,7 @@ func (w *worker) load(cfg *Config) error {
 	sent := make(chan error, 1)
 	go func() {
 		err := wire.WriteJSON(w.in, wire.KindLoad, wire.Load{
-			CodeDir: []byte(cfg.CodeDir), RealClock: cfg.RealClock, Again: cfg.shell && !cfg.RealClock, Asks: w.asks, Walls: w.walls,
+			CodeDir: []byte(cfg.CodeDir), RealClock: cfg.RealClock, Again: cfg.shell && !cfg.RealClock && !cfg.InProcess, InProcess: cfg.InProcess, Asks: w.asks, Walls: w.walls,
 		})
 		sent <- errors.Join(err, wire.Write(w.in, wire.KindModule, cfg.Module))
 	}()
@@ -157,7 +189,22 @@ func (w *worker) next() (wire.Kind, []byte, error) {
 }
 
 // kill ends it at once, whatever it does.
-func (w *worker) kill() { _ = w.cmd.Process.Kill() } // it fails for one that has ended
+func (w *worker) kill() {
+	if w.cmd == nil {
+		w.stop()
+		return
+	}
+	_ = w.cmd.Process.Kill() // it fails for one that has ended
+}
+
+// used is what it has used of processors, of one that was reaped.
+func (w *worker) used() (user, system time.Duration) {
+	if w.cmd == nil {
+		return 0, 0
+	}
+	s := w.cmd.ProcessState
+	return max(0, s.UserTime()-w.userBefore), max(0, s.SystemTime()-w.systemBefore)
+}
 
 // close has it end.
 func (w *worker) close() error {
@@ -179,6 +226,9 @@ func (w *worker) reap() error {
 
 // died says, of one that was reaped, why it did where the reason is the task's: for its memory, or by a signal.
 func (w *worker) died() (why executor.Cause, text string, signal int) {
+	if w.cmd == nil {
+		return "", "", 0
+	}
 	s := w.cmd.ProcessState
 	said := w.stderr.String()
 	switch {

@@ -43,18 +43,8 @@ func run() int {
 	debug.SetGCPercent(-1)
 	// A guest holds a processor and does not give it back; its executor is to be heard.
 	runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0)))
-	in := make(chan frame)
-	go func() {
-		r := bufio.NewReader(os.Stdin)
-		for {
-			k, body, err := wire.Read(r, wire.MaxModule, nil)
-			if err != nil {
-				os.Exit(0) // the executor has gone, or wants us to
-			}
-			in <- frame{k, body}
-		}
-	}()
-	if err := Serve(context.Background(), in, os.Stdout); err != nil {
+	// At the end of its input the executor has gone, or wants us to.
+	if err := Serve(context.Background(), os.Stdin, os.Stdout, func() { os.Exit(0) }); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -83,9 +73,34 @@ type worker struct {
 	lacks   string // says which walls could not be raised
 }
 
-// Serve loads a module, and runs it until in is closed or the end of ctx.
-func Serve(ctx context.Context, in <-chan frame, out io.Writer) error {
-	w := &worker{in: in, out: newOutput(out)}
+// Serve loads a module, and runs it for task after task. It calls end, whatever it does, once in has come to its end, and
+// returns when it has nothing to do then, or with an error.
+func Serve(ctx context.Context, in io.Reader, out io.Writer, end func()) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	frames := make(chan frame)
+	go func() {
+		defer close(frames)
+		r := bufio.NewReader(in)
+		for {
+			k, body, err := wire.Read(r, wire.MaxModule, nil)
+			if err != nil {
+				end()
+				return
+			}
+			select {
+			case frames <- frame{k, body}:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	w := &worker{in: frames, out: newOutput(out)}
+	defer func() {
+		if w.rt != nil {
+			_ = w.rt.Close(context.WithoutCancel(ctx)) // it has no error but those of what is closed with it
+		}
+	}()
 	if err := w.prepare(ctx); err != nil {
 		return wire.Write(w.out, wire.KindFailed, []byte(err.Error()))
 	}
@@ -132,7 +147,7 @@ func (w *worker) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cfg := wazero.NewRuntimeConfig().WithMemoryLimitPages(65536)
+	cfg := wazero.NewRuntimeConfig().WithMemoryLimitPages(65536).WithCloseOnContextDone(w.load.InProcess)
 	if dir := string(w.load.CodeDir); dir != "" {
 		c, err := wazero.NewCompilationCacheWithDir(dir)
 		if err != nil {

@@ -328,8 +328,10 @@ func (i *instance) answer(ended error) error {
 			return err
 		}
 	}
-	now := used()
-	d.CPUUser, d.CPUSystem = now.user-i.before.user, now.system-i.before.system
+	if !i.load.InProcess { // where there is more than the task
+		now := used()
+		d.CPUUser, d.CPUSystem = now.user-i.before.user, now.system-i.before.system
+	}
 	i.answered = true
 	return wire.WriteJSON(i.out, wire.KindDone, d)
 }

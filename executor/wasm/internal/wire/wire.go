@@ -63,6 +63,8 @@ type Load struct {
 	// Again has an instance used again, made what it was before its task: for a module that waits for its task, and
 	// changes nothing but its memory and globals.
 	Again bool
+	// InProcess says that the worker is no process of its own. A guest can be interrupted then, which makes it slow.
+	InProcess bool
 	// Asks has the worker ask for files, and never open any itself.
 	Asks bool
 	// Walls has it give up what it can of its rights once the module is compiled.

@@ -106,7 +106,12 @@ func (b *box) make(x *template, k kindOf, l limits.Limits) (err error) {
 	}
 	files = append(files, handInside)
 	b.hand = hand
-	b.later(hand.Close)
+	b.later(func() error {
+		if err := hand.Close(); !errors.Is(err, os.ErrClosed) {
+			return err
+		}
+		return nil // the command runs, or did
+	})
 	p := h.preparations[k.filter]
 	if err := p.send(b.sock, files); err != nil {
 		return err

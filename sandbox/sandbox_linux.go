@@ -214,6 +214,9 @@ func (s *Sandbox) command(ctx context.Context, spec *Spec) error {
 		return s.noRoom(err)
 	}
 	s.started = time.Now()
+	if err := s.hand.Close(); err != nil {
+		return err
+	}
 	s.found = append(s.found, "network="+s.reach)
 	return nil
 }

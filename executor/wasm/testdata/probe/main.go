@@ -38,6 +38,9 @@ func main() {
 	// Where there is one to become, it may open nothing by then.
 	file, err := os.Open(to.File)
 	must(err)
+	own, err := unix.MemfdCreate("own", 0)
+	must(err)
+	mem := os.NewFile(uintptr(own), "own")
 	var page []byte
 	page, err = unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	must(err)
@@ -45,9 +48,9 @@ func main() {
 	walls := *load.Walls
 	walls.Filter = false
 	must(process.Raise(&walls))
-	said["without"] = probe(to, file, page, !walls.Root)
+	said["without"] = probe(to, file, mem, page, !walls.Root)
 	must(process.Raise(&wire.Walls{Filter: true}))
-	said["with"] = probe(to, file, page, false)
+	said["with"] = probe(to, file, mem, page, false)
 	b, err := json.Marshal(said)
 	must(err)
 	must(wire.Write(os.Stdout, wire.KindFailed, b))
@@ -66,7 +69,7 @@ func pointer(s string) uintptr {
 }
 
 // probe returns the errors by what was tried; "" is none. Where programs can be run, it does not, since it would be no more.
-func probe(to target, file *os.File, page []byte, programs bool) map[string]string {
+func probe(to target, file, mem *os.File, page []byte, programs bool) map[string]string {
 	got := map[string]string{}
 	say := func(what string, err error) {
 		got[what] = ""
@@ -96,13 +99,14 @@ func probe(to target, file *os.File, page []byte, programs bool) map[string]stri
 	raw("make a file in memory", unix.SYS_MEMFD_CREATE, pointer("x"), 0)
 	raw("make a directory", unix.SYS_MKDIRAT, cwd, pointer("/made"), 0o700)
 	raw("look at a file", unix.SYS_STATFS, pointer(to.File), uintptr(unsafe.Pointer(&page[0])))
-	raw("change what is open", unix.SYS_FCHMOD, fd, 0o777)
+	raw("change what is open", unix.SYS_FCHMOD, mem.Fd(), 0o777)
+	raw("change what is another's", unix.SYS_FCHMOD, fd, 0o777)
 	raw("lock what is open", unix.SYS_FLOCK, fd, unix.LOCK_EX|unix.LOCK_NB)
 	if !programs {
 		raw("run a program", unix.SYS_EXECVE, pointer("/bin/true"), 0, 0)
 	}
 	raw("run what is open", unix.SYS_EXECVEAT, fd, pointer(""), 0, 0, unix.AT_EMPTY_PATH)
-	pid, _, e := syscall.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	pid, _, e := syscall.RawSyscall6(unix.SYS_CLONE, 0, 0, 0, 0, 0, 0)
 	if e == 0 && pid == 0 {
 		syscall.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
 	}
@@ -125,6 +129,8 @@ func probe(to target, file *os.File, page []byte, programs bool) map[string]stri
 	raw("map executable memory", unix.SYS_MMAP, 0, 4096, unix.PROT_READ|unix.PROT_EXEC, unix.MAP_PRIVATE|unix.MAP_ANON, ^uintptr(0), 0)
 	raw("map shared memory", unix.SYS_MMAP, 0, 4096, unix.PROT_READ, unix.MAP_SHARED|unix.MAP_ANON, ^uintptr(0), 0)
 	raw("write to memory again", unix.SYS_MPROTECT, uintptr(unsafe.Pointer(&page[0])), 4096, unix.PROT_READ|unix.PROT_WRITE)
+	raw("make a socket of the network", unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM, 0)
+	raw("make a socket", unix.SYS_SOCKETPAIR, unix.AF_UNIX, unix.SOCK_STREAM, 0, uintptr(unsafe.Pointer(&page[0])))
 	_, err := net.Dial("tcp", to.TCP)
 	say("reach a port of the machine", err)
 	_, err = net.Dial("unix", to.Socket)

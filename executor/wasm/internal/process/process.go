@@ -69,6 +69,7 @@ type worker struct {
 	globals []string
 	images  *os.File
 	world   bool // of executor.wit, and no command
+	ahead   bool // of it an instance can be made before there is a task: it imports nothing but the world's
 	gc      collector
 	lacks   string // says which walls could not be raised
 }
@@ -205,10 +206,13 @@ func (w *worker) recognize(ctx context.Context) error {
 	case !program:
 		return fmt.Errorf("the module exports neither _start nor %s; build it as a wasip1 command, or for the world bitzel:executor/executor-component", abi.ExecuteTask)
 	}
+	w.ahead = w.world
 	for _, f := range w.module.ImportedFunctions() {
-		if m, name, _ := f.Import(); m == ownModule && name == "task" {
+		m, name, _ := f.Import()
+		if m == ownModule && name == "task" {
 			w.waits = !w.world
 		}
+		w.ahead = w.ahead && m == abi.HostName
 	}
 	if err := w.stubs(ctx); err != nil {
 		return err

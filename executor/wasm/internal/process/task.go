@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/experimental"
 	"github.com/tetratelabs/wazero/experimental/sys"
 	"github.com/tetratelabs/wazero/experimental/sysfs"
@@ -55,7 +56,8 @@ type instance struct {
 	again    *again
 	answered bool
 
-	// called is the component's, while it may call the host.
+	// made is the component's, and called the same while it may call the host.
+	made   api.Module
 	called *abi.Instance
 	files  [][2]string // that it has as outputs
 }
@@ -95,6 +97,9 @@ func (w *worker) task(ctx context.Context) error {
 		return err
 	}
 	defer i.close()
+	if w.ahead {
+		i.makeAhead()
+	}
 	if !w.waits {
 		i.begin()
 	}
@@ -114,6 +119,7 @@ func (w *worker) task(ctx context.Context) error {
 }
 
 func (i *instance) close() {
+	i.unmake()
 	for _, r := range i.roots {
 		_ = r.Close()
 	}

@@ -18,6 +18,7 @@ func (w *worker) ping(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer i.close()
 	well := false
 	err = i.use(func(c *abi.Instance) (err error) {
 		well, err = c.Ping(i.ctx)
@@ -33,7 +34,34 @@ func (w *worker) ping(ctx context.Context) error {
 	return nil
 }
 
-// use makes an instance for f. The error is f's, or a trap.
+// make makes the component's instance.
+func (i *instance) make() (err error) {
+	i.made, err = i.rt.InstantiateModule(i.ctx, i.module, i.config().WithStartFunctions("_initialize"))
+	return err
+}
+
+// makeAhead makes the instance before there is a task. It is for components that have nothing of the task's to see
+// when they are initialised. What goes wrong goes wrong again once there is a task.
+func (i *instance) makeAhead() {
+	defer func() {
+		if recover() != nil {
+			i.unmake()
+		}
+	}()
+	if i.make() != nil {
+		i.unmake()
+	}
+}
+
+// unmake has the instance be gone. Nobody is left who could be told of an error.
+func (i *instance) unmake() {
+	if i.made != nil {
+		_ = i.made.Close(i.ctx)
+	}
+	i.made, i.mem.peak, i.mem.refused = nil, 0, false
+}
+
+// use has f use the component's instance. The error is f's, or a trap.
 func (i *instance) use(f func(*abi.Instance) error) (err error) {
 	defer func() {
 		i.called = nil
@@ -45,12 +73,15 @@ func (i *instance) use(f func(*abi.Instance) error) (err error) {
 			err = fmt.Errorf("the component exited with %d, which is for commands", exit.ExitCode())
 		}
 	}()
-	m, err := i.rt.InstantiateModule(i.ctx, i.module, i.config().WithStartFunctions("_initialize"))
-	if err != nil {
-		return err
+	if i.made != nil && i.mem.limit != 0 && i.mem.peak > i.mem.limit {
+		i.unmake() // it has more than the task may, and is made again within that
 	}
-	defer func() { err = errors.Join(err, m.Close(i.ctx)) }()
-	i.called = abi.NewInstance(m)
+	if i.made == nil {
+		if err := i.make(); err != nil {
+			return err
+		}
+	}
+	i.called = abi.NewInstance(i.made)
 	return f(i.called)
 }
 

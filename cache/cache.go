@@ -43,12 +43,14 @@ type Config struct {
 // goroutines, until Close.
 type Cache struct {
 	root  *os.Root
+	dir   *os.File // the same
 	cfg   Config
 	max   atomic.Int64 // what Config.MaxBytes is now
 	own   string       // tmp/<random>, this process's
 	alive *os.File     // holds the lock that says own is in use
 	index index
 	left  int          // files that dead processes were writing, which Open removed
+	apart atomic.Bool  // of files to Adopt some were on another file system or mount
 	local sync.RWMutex // the lock, between goroutines; flock knows only open files
 
 	mu       sync.Mutex
@@ -94,6 +96,9 @@ func (c *Cache) Close() error {
 		err = errors.Join(err, c.root.RemoveAll(c.own), c.root.Remove(c.own+".lock"), c.alive.Close())
 		c.alive = nil
 	}
+	if c.dir != nil {
+		err = errors.Join(err, c.dir.Close())
+	}
 	return errors.Join(err, c.root.Close())
 }
 
@@ -109,7 +114,11 @@ func (c *Cache) SetMaxBytes(n int64) { c.max.Store(n) }
 
 // prepare makes the directories, so that nothing later has to but those of namespaces.
 func (c *Cache) prepare() error {
-	fi, err := c.root.Stat(".")
+	var err error
+	if c.dir, err = c.root.Open("."); err != nil {
+		return err
+	}
+	fi, err := c.dir.Stat()
 	if err != nil {
 		return err
 	}

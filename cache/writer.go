@@ -223,29 +223,40 @@ var (
 	smallBuffers = sync.Pool{New: func() any { return new(make([]byte, wholeBytes/8)) }}
 )
 
+// bufferFor is for a file of that size. It is given back by done.
+func bufferFor(size int64) (buffer []byte, done func()) {
+	pool := &buffers
+	if size <= wholeBytes/8 {
+		pool = &smallBuffers
+	}
+	b := pool.Get().(*[]byte)
+	return *b, func() { pool.Put(b) }
+}
+
+// shorter is the error of a file that ended too early.
+func shorter(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
 // PutFile is Put of the first size bytes of f, whose offset it neither uses nor changes; fewer are an
 // io.ErrUnexpectedEOF. A file of up to 256 KiB that is here already is not written.
 func (c *Cache) PutFile(ctx context.Context, f io.ReaderAt, size int64) (Digest, error) {
 	if size > c.MaxBytes() {
 		return Digest{}, fmt.Errorf("%w (%d bytes)", ErrTooLarge, c.MaxBytes())
 	}
-	pool := &buffers
-	if size <= wholeBytes/8 {
-		pool = &smallBuffers
-	}
-	buffer := pool.Get().(*[]byte)
-	defer pool.Put(buffer)
+	buffer, done := bufferFor(size)
+	defer done()
 	var w *Writer
 	for at := int64(0); ; {
 		if err := ctx.Err(); err != nil {
 			return Digest{}, fmt.Errorf("put a file: %w", err)
 		}
-		p := (*buffer)[:min(size-at, wholeBytes)]
+		p := buffer[:min(size-at, wholeBytes)]
 		if n, err := f.ReadAt(p, at); n < len(p) {
-			if err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
-			return Digest{}, fmt.Errorf("put a file: %w", err)
+			return Digest{}, fmt.Errorf("put a file: %w", shorter(err))
 		}
 		if len(p) == int(size) {
 			return c.putWhole(p)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"runtime"
 	"slices"
 	"unicode/utf8"
 
@@ -21,14 +22,17 @@ import (
 // socket, device, a name that is not UTF-8, an output beyond a link) is an
 // [*EntryError], too much is a [*LimitError]; neither returns entries. Store has
 // then been called for some files. Directories that no one may read need root.
-func Collect(ctx context.Context, work *os.File, outputs []string, lim Limits, store Store) (entries []Entry, missing []string, err error) {
+//
+// layer, unless nil, is where files lie that are its own, which the work directory shows alone; of these its Take is
+// called in place of store.
+func Collect(ctx context.Context, work *os.File, layer *Layer, outputs []string, lim Limits, store Store) (entries []Entry, missing []string, err error) {
 	if err := checkOutputs(outputs); err != nil {
 		return nil, nil, err
 	}
 	if err := isDir(work); err != nil {
 		return nil, nil, fmt.Errorf("work directory: %w", err)
 	}
-	c := &collector{ctx: ctx, lim: lim.orDefault(), store: storing{ctx: ctx, store: store}}
+	c := &collector{ctx: ctx, lim: lim.orDefault(), layer: layer, store: storing{ctx: ctx, store: store}}
 	missing, err = c.outputs(work, slices.Sorted(slices.Values(outputs)))
 	// An error of an earlier file goes first, as if there had been one after the other.
 	if first := c.store.finish(c.entries); first != nil {
@@ -44,6 +48,7 @@ func Collect(ctx context.Context, work *os.File, outputs []string, lim Limits, s
 type collector struct {
 	ctx     context.Context
 	lim     Limits
+	layer   *Layer
 	store   storing
 	entries []Entry
 	pending int64 // names read but not yet looked at
@@ -95,7 +100,7 @@ func (c *collector) entry(parent *os.File, p string, st unix.Stat_t, depth int) 
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
-		return c.file(parent, p)
+		return c.file(parent, p, st)
 	case unix.S_IFDIR:
 		return c.dir(parent, p, depth)
 	case unix.S_IFLNK:
@@ -137,38 +142,67 @@ func (c *collector) link(parent *os.File, p string) error {
 	return nil
 }
 
-func (c *collector) file(parent *os.File, p string) error {
+func (c *collector) file(parent *os.File, p string, st unix.Stat_t) error {
+	if f := c.own(p, st); f != nil {
+		return c.content(&content{f: f, path: p, st: st, take: c.layer.Take, taken: true})
+	}
 	// The status that led here may be old: without O_NONBLOCK a FIFO put there
 	// since would block.
 	f, err := openBeneath(parent, path.Base(p), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, inMount)
 	if err != nil {
 		return explain(p, err)
 	}
-	err = c.content(f, p)
-	if err != nil {
+	if st, err = fstat(f); err != nil {
 		f.Close()
-	}
-	return err
-}
-
-// content has what is in f stored, which is closed then.
-func (c *collector) content(f *os.File, p string) error {
-	st, err := fstat(f)
-	if err != nil {
 		return explain(p, err)
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return &EntryError{Path: p, Reason: "became " + kindOf(st.Mode) + " meanwhile; let nothing else change the work directory"}
+	return c.content(&content{f: f, path: p, st: st, take: c.store.store})
+}
+
+// own opens the file that the work directory shows at p with the status st in the layer, if it is all there; else it is nil.
+func (c *collector) own(p string, st unix.Stat_t) *os.File {
+	if c.layer == nil || st.Nlink != 1 {
+		return nil
 	}
-	if st.Size > c.lim.MaxBytes-c.bytes {
-		return &LimitError{Path: p, Limit: "bytes", Max: c.lim.MaxBytes}
+	f, err := openBeneath(c.layer.Dir, p, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, inMount)
+	if err != nil {
+		return nil
+	}
+	is, err := fstat(f)
+	if err != nil || is.Mode != st.Mode || is.Size != st.Size || is.Mtim != st.Mtim || is.Nlink != 1 || hasAttributes(f) {
+		f.Close()
+		return nil
+	}
+	return f
+}
+
+// hasAttributes reports whether a file has extended attributes, by which an overlay says that its content is elsewhere.
+func hasAttributes(f *os.File) bool {
+	defer runtime.KeepAlive(f)
+	n, err := unix.Flistxattr(int(f.Fd()), nil)
+	return n > 0 || err != nil && err != unix.EOPNOTSUPP
+}
+
+// content has what is in a file stored, which is closed then.
+func (c *collector) content(x *content) (err error) {
+	defer func() {
+		if err != nil {
+			x.f.Close()
+		}
+	}()
+	if x.st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return &EntryError{Path: x.path, Reason: "became " + kindOf(x.st.Mode) + " meanwhile; let nothing else change the work directory"}
+	}
+	if x.st.Size > c.lim.MaxBytes-c.bytes {
+		return &LimitError{Path: x.path, Limit: "bytes", Max: c.lim.MaxBytes}
 	}
 	if c.store.failed.Load() {
 		return errFailed
 	}
-	c.bytes += st.Size
-	c.store.add(&content{f: f, path: p, st: st, entry: len(c.entries)})
-	c.entries = append(c.entries, Entry{Path: p, Kind: 'f', Mode: st.Mode & 0o777, Size: st.Size})
+	c.bytes += x.st.Size
+	x.entry = len(c.entries)
+	c.entries = append(c.entries, Entry{Path: x.path, Kind: 'f', Mode: x.st.Mode & 0o777, Size: x.st.Size})
+	c.store.add(x)
 	return nil
 }
 

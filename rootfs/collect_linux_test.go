@@ -40,7 +40,7 @@ func open(t testing.TB, dir string) *os.File {
 
 func collect(t testing.TB, dir string, outputs ...string) ([]Entry, []string, error) {
 	t.Helper()
-	return Collect(t.Context(), open(t, dir), outputs, Limits{}, blobs)
+	return Collect(t.Context(), open(t, dir), nil, outputs, Limits{}, blobs)
 }
 
 func TestCollect(t *testing.T) {
@@ -95,7 +95,7 @@ func TestCollectBadOutputs(t *testing.T) {
 	f, err := os.Open(filepath.Join(dir, "a/b"))
 	must(t, err)
 	defer f.Close()
-	_, _, err = Collect(t.Context(), f, []string{"a"}, Limits{}, blobs)
+	_, _, err = Collect(t.Context(), f, nil, []string{"a"}, Limits{}, blobs)
 	wantErr(t, err, "not a directory")
 }
 
@@ -201,7 +201,7 @@ func TestCollectLimits(t *testing.T) {
 		"bytes":       {Limits{MaxBytes: 10*7 + 30*8 - 1}, false}, "bytes enough": {Limits{MaxBytes: 10*7 + 30*8}, true},
 		"levels": {Limits{MaxDepth: 1}, false}, "levels enough": {Limits{MaxDepth: 2}, true},
 	} {
-		entries, _, err := Collect(t.Context(), open(t, dir), []string{"out"}, c.lim, blobs)
+		entries, _, err := Collect(t.Context(), open(t, dir), nil, []string{"out"}, c.lim, blobs)
 		var limit *LimitError
 		if c.ok && (err != nil || len(entries) != 81) || !c.ok && (!errors.As(err, &limit) || !strings.HasPrefix(name, strings.Fields(limit.Limit)[0]) && name != "few entries") {
 			t.Errorf("%s: %d entries, error %v", name, len(entries), err)
@@ -216,13 +216,13 @@ func TestCollectManyFiles(t *testing.T) {
 	for i := 1; i < n; i++ {
 		must(t, os.Link(dir+"/out/0", fmt.Sprintf("%s/out/%d", dir, i)))
 	}
-	entries, _, err := Collect(t.Context(), open(t, dir), []string{"out"}, Limits{}, discard)
+	entries, _, err := Collect(t.Context(), open(t, dir), nil, []string{"out"}, Limits{}, discard)
 	must(t, err)
 	if len(entries) != n+1 {
 		t.Errorf("%d entries", len(entries))
 	}
 	calls := 0
-	_, _, err = Collect(t.Context(), open(t, dir), []string{"out"}, Limits{MaxEntries: 1000}, func(context.Context, string, *os.File, int64) (string, error) {
+	_, _, err = Collect(t.Context(), open(t, dir), nil, []string{"out"}, Limits{MaxEntries: 1000}, func(context.Context, string, *os.File, int64) (string, error) {
 		calls++
 		return "", nil
 	})
@@ -253,7 +253,7 @@ func TestDeep(t *testing.T) {
 		t.Errorf("error is %v", err)
 	}
 	// Where depth is not what stops it, the length of a path is.
-	_, _, err = Collect(t.Context(), open(t, dir), []string{"out"}, Limits{MaxDepth: depth}, blobs)
+	_, _, err = Collect(t.Context(), open(t, dir), nil, []string{"out"}, Limits{MaxDepth: depth}, blobs)
 	wantErr(t, err, "is longer than 4095 bytes")
 	got, n, err := Undeclared(t.Context(), open(t, dir), nil, 100)
 	must(t, err)
@@ -267,7 +267,7 @@ func TestDeep(t *testing.T) {
 func TestCollectStoreFails(t *testing.T) {
 	testutil.CheckLeaks(t)
 	dir := tree(t, "out/a")
-	_, _, err := Collect(t.Context(), open(t, dir), []string{"out"}, Limits{}, func(context.Context, string, *os.File, int64) (string, error) {
+	_, _, err := Collect(t.Context(), open(t, dir), nil, []string{"out"}, Limits{}, func(context.Context, string, *os.File, int64) (string, error) {
 		return "", unix.ENOSPC
 	})
 	if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "store out/a") {
@@ -275,10 +275,10 @@ func TestCollectStoreFails(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, _, err = Collect(ctx, open(t, dir), []string{"out"}, Limits{}, blobs); !errors.Is(err, context.Canceled) {
+	if _, _, err = Collect(ctx, open(t, dir), nil, []string{"out"}, Limits{}, blobs); !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v", err)
 	}
-	_, _, err = Collect(t.Context(), open(t, dir), []string{"out"}, Limits{}, func(_ context.Context, _ string, f *os.File, size int64) (string, error) {
+	_, _, err = Collect(t.Context(), open(t, dir), nil, []string{"out"}, Limits{}, func(_ context.Context, _ string, f *os.File, size int64) (string, error) {
 		return "", os.WriteFile(dir+"/out/a", []byte("something else"), 0o644)
 	})
 	wantErr(t, err, "changed while it was read")
@@ -356,7 +356,7 @@ func TestCollectRace(t *testing.T) {
 			w := open(t, dir+"/w")
 			ok := 0
 			flip(t, dir+"/w/"+c.flipped, c.target, func(int) {
-				entries, _, err := Collect(t.Context(), w, []string{c.output}, Limits{}, blobs)
+				entries, _, err := Collect(t.Context(), w, nil, []string{c.output}, Limits{}, blobs)
 				if err == nil {
 					ok++
 				}

@@ -122,6 +122,15 @@ func (l Limits) orDefault() Limits {
 // are fewer; path is for messages. Several goroutines call it at once.
 type Store func(ctx context.Context, path string, f *os.File, size int64) (blob string, err error)
 
+// Layer is the upper layer of a work directory, for Collect.
+type Layer struct {
+	// Dir is it, open. Nobody else may be able to write to what is in it, nor to open it.
+	Dir *os.File
+	// Take is the Store of a file that is in Dir under the same path and no other, with all its content, without extended
+	// attributes. It may take the file away, or change its owner, mode and times, and fails if it changes meanwhile.
+	Take Store
+}
+
 // EntryError is a path that cannot be collected or placed, for a reason that
 // lies in the tree; whoever wrote the task can mend it.
 type EntryError struct {

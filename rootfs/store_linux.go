@@ -33,6 +33,8 @@ type content struct {
 	path  string
 	st    unix.Stat_t
 	entry int // that is to get the blob
+	take  Store
+	taken bool // take sees to it that it does not change
 	blob  string
 	err   error
 }
@@ -49,7 +51,7 @@ func (s *storing) add(x *content) {
 	if len(s.all) <= workers() {
 		s.working.Go(func() {
 			for x := range s.next {
-				if x.err = x.take(s.ctx, s.store); x.err != nil {
+				if x.err = x.storeIt(s.ctx); x.err != nil {
 					s.failed.Store(true)
 				}
 				x.f.Close()
@@ -75,9 +77,12 @@ func (s *storing) finish(entries []Entry) error {
 	return nil
 }
 
-func (x *content) take(ctx context.Context, store Store) (err error) {
-	if x.blob, err = store(ctx, x.path, x.f, x.st.Size); err != nil {
+func (x *content) storeIt(ctx context.Context) (err error) {
+	if x.blob, err = x.take(ctx, x.path, x.f, x.st.Size); err != nil {
 		return fmt.Errorf("store %s: %w", display(x.path), err)
+	}
+	if x.taken {
+		return nil
 	}
 	now, err := fstat(x.f)
 	if err != nil {

@@ -38,7 +38,7 @@ func TestCollectSeveral(t *testing.T) {
 	several(t)
 	dir := numbered(t, 200)
 	var now, most atomic.Int32
-	entries, _, err := Collect(t.Context(), open(t, dir), []string{"out"}, Limits{}, func(ctx context.Context, path string, f *os.File, size int64) (string, error) {
+	entries, _, err := Collect(t.Context(), open(t, dir), nil, []string{"out"}, Limits{}, func(ctx context.Context, path string, f *os.File, size int64) (string, error) {
 		most.Store(max(most.Load(), now.Add(1)))
 		defer now.Add(-1)
 		runtime.Gosched()
@@ -78,7 +78,7 @@ func TestCollectFirstError(t *testing.T) {
 		}
 	}
 	var now, stored atomic.Int32
-	_, _, err := Collect(t.Context(), open(t, dir), []string{"out"}, Limits{}, func(_ context.Context, path string, f *os.File, _ int64) (string, error) {
+	_, _, err := Collect(t.Context(), open(t, dir), nil, []string{"out"}, Limits{}, func(_ context.Context, path string, f *os.File, _ int64) (string, error) {
 		now.Add(1)
 		defer now.Add(-1)
 		stored.Add(1)
@@ -114,7 +114,7 @@ func TestCollectCanceled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var now, stored atomic.Int32
-	_, _, err := Collect(ctx, open(t, dir), []string{"out"}, Limits{}, func(ctx context.Context, _ string, _ *os.File, _ int64) (string, error) {
+	_, _, err := Collect(ctx, open(t, dir), nil, []string{"out"}, Limits{}, func(ctx context.Context, _ string, _ *os.File, _ int64) (string, error) {
 		now.Add(1)
 		defer now.Add(-1)
 		if stored.Add(1) == 20 {

@@ -6,7 +6,7 @@
 //	host, err := sandbox.Open(sandbox.Config{Dir: "/run/sandboxd", Limits: manager})
 //	box, err := host.Start(ctx, sandbox.Spec{Root: root, Argv: []string{"make"}, Stdio: stdio})
 //	exit, err := box.Wait(ctx)
-//	entries, _, err := rootfs.Collect(ctx, box.Work(), outputs, rootfs.Limits{}, store)
+//	entries, _, err := rootfs.Collect(ctx, box.Work(), nil, outputs, rootfs.Limits{}, store)
 //	err = box.Close()
 //
 // # How one is made

@@ -17,28 +17,40 @@ import (
 	"github.com/sandboxd/sandboxd/executor/internal/placing"
 )
 
-// BenchmarkCollect is a tree of outputs on its way: collected into an empty cache, stored as a result, which syncs it,
-// put into the caller's tree; and collected once more, when all is in the cache.
+// BenchmarkCollect is a tree of outputs on its way: collected into an empty cache, by copying and by adoption, stored as a
+// result, which syncs it, put into the caller's tree; and collected once more, when all is in the cache.
 func BenchmarkCollect(b *testing.B) {
 	all := b.TempDir()
 	for _, c := range []struct{ files, size int }{{1000, 1 << 10}, {1000, 100 << 10}, {16, 16 << 20}} {
 		// Removed at the end of all alone: some file systems are slow to make files where others were just removed.
-		dir := filepath.Join(all, fmt.Sprint(c))
-		for i := range c.files {
-			name := fmt.Sprintf("%s/out/%d/%d", dir, i/100, i%100)
-			must(b, os.MkdirAll(filepath.Dir(name), 0o755))
-			text := fmt.Sprintf("file %58d\n", i) // other bytes in each, and none in zeros
-			must(b, os.WriteFile(name, bytes.Repeat([]byte(text), c.size/len(text)), 0o644))
+		make := func() *os.File {
+			dir, err := os.MkdirTemp(all, fmt.Sprint(c))
+			must(b, err)
+			for i := range c.files {
+				name := fmt.Sprintf("%s/out/%d/%d", dir, i/100, i%100)
+				must(b, os.MkdirAll(filepath.Dir(name), 0o755))
+				text := fmt.Sprintf("file %58d\n", i) // other bytes in each, and none in zeros
+				must(b, os.WriteFile(name, bytes.Repeat([]byte(text), c.size/len(text)), 0o644))
+			}
+			work, err := os.Open(dir)
+			must(b, err)
+			return work
 		}
-		work, err := os.Open(dir)
-		must(b, err)
-		defer work.Close()
-		for _, step := range []string{"collect", "store", "place", "again"} {
+		kept := make()
+		defer kept.Close()
+		for _, step := range []string{"collect", "adopt", "store", "place", "again"} {
 			b.Run(fmt.Sprintf("%s/files=%d/size=%dKiB", step, c.files, c.size>>10), func(b *testing.B) {
 				b.SetBytes(int64(c.files * c.size))
 				for b.Loop() {
 					b.StopTimer()
+					work := kept
+					if step == "adopt" {
+						work = make()
+					}
 					benchCollect(b, work, step)
+					if work != kept {
+						must(b, work.Close())
+					}
 					b.StartTimer()
 				}
 			})
@@ -74,7 +86,11 @@ func benchCollect(b *testing.B, work *os.File, timed string) {
 		must(b, f())
 	}
 	out := executor.TaskOutput{Cause: executor.CauseExited}
-	step("collect", func() error { return t.collectOutputs(b.Context(), work, &out) })
+	if timed == "adopt" {
+		step("adopt", func() error { return t.collectOutputs(b.Context(), work, work, &out) })
+		return
+	}
+	step("collect", func() error { return t.collectOutputs(b.Context(), work, nil, &out) })
 	switch timed {
 	case "store":
 		step("store", func() error {
@@ -83,6 +99,6 @@ func benchCollect(b *testing.B, work *os.File, timed string) {
 	case "place":
 		step("place", func() error { return t.place(b.Context(), &out) })
 	case "again":
-		step("again", func() error { return t.collectOutputs(b.Context(), work, &out) })
+		step("again", func() error { return t.collectOutputs(b.Context(), work, nil, &out) })
 	}
 }

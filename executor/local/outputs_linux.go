@@ -6,13 +6,22 @@ import (
 	"io"
 	"os"
 
+	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
 	"github.com/sandboxd/sandboxd/rootfs"
 )
 
-func (t *task) collectOutputs(ctx context.Context, work *os.File, out *executor.TaskOutput) error {
+func (t *task) collectOutputs(ctx context.Context, work, upper *os.File, out *executor.TaskOutput) error {
 	lim := rootfs.Limits{MaxBytes: t.granted.OutputBytes}
-	entries, missing, err := rootfs.Collect(ctx, work, t.spec.Outputs, lim, t.keep)
+	var layer *rootfs.Layer
+	// Who has the host's network can hand descriptors out, by its abstract sockets.
+	if upper != nil && t.spec.Network != executor.NetworkFull {
+		layer = &rootfs.Layer{Dir: upper, Take: func(ctx context.Context, path string, f *os.File, _ int64) (string, error) {
+			d, err := t.cfg.Cache.Adopt(ctx, upper, path, f)
+			return stored(path, d, err)
+		}}
+	}
+	entries, missing, err := rootfs.Collect(ctx, work, layer, t.spec.Outputs, lim, t.keep)
 	var entry *rootfs.EntryError
 	var limit *rootfs.LimitError
 	switch {
@@ -42,10 +51,17 @@ var kinds = map[byte]executor.FileKind{'f': executor.KindFile, 'd': executor.Kin
 // keep is a rootfs.Store.
 func (t *task) keep(ctx context.Context, path string, f *os.File, size int64) (string, error) {
 	d, err := t.cfg.Cache.PutFile(ctx, f, size)
-	if errors.Is(err, io.ErrUnexpectedEOF) {
+	return stored(path, d, err)
+}
+
+// stored is what a rootfs.Store returns for a file.
+func stored(path string, d cache.Digest, err error) (string, error) {
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
 		return "", &rootfs.EntryError{Path: path, Reason: "became shorter while it was read; let nothing else change it"}
-	}
-	if err != nil {
+	case errors.Is(err, cache.ErrChanged):
+		return "", &rootfs.EntryError{Path: path, Reason: "changed while it was read; let nothing else change it"}
+	case err != nil:
 		return "", err
 	}
 	return d.String(), nil

@@ -404,23 +404,27 @@ func (t *task) judge(box *sandbox.Sandbox, exit sandbox.Exit, s *stops) (*execut
 
 // collect takes the outputs of a success into the cache, and lists all other writes.
 func (t *task) collect(ctx context.Context, box *sandbox.Sandbox, exit sandbox.Exit, out *executor.TaskOutput) error {
+	var upper *os.File
+	if t.spec.WorkdirMode == executor.WorkdirOverlay {
+		var err error
+		if upper, err = box.Upper(); err != nil {
+			return err
+		}
+		defer upper.Close()
+	}
 	if out.Cause == executor.CauseExited && exit.Code == 0 {
-		switch err := t.collectOutputs(ctx, box.Work(), out); {
+		switch err := t.collectOutputs(ctx, box.Work(), upper, out); {
 		case err != nil && ctx.Err() != nil:
 			out.Cause, out.Evidence, out.OutputFiles = executor.CauseCanceled, "the caller canceled it, or went away, or the executor stopped, while its outputs were collected", nil
 		case err != nil:
 			return err
 		}
 	}
-	if t.spec.WorkdirMode != executor.WorkdirOverlay {
+	if upper == nil {
 		return nil
 	}
-	upper, err := box.Upper()
-	if err != nil {
-		return err
-	}
-	defer upper.Close()
 	// The context may be done; the task is, too, and its caller waits for a list that is bounded.
+	var err error
 	out.UndeclaredWrites, out.UndeclaredTotal, err = rootfs.Undeclared(context.Background(), upper, t.spec.Outputs, executor.MaxListed)
 	return err
 }

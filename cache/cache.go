@@ -56,6 +56,7 @@ type Cache struct {
 	mu       sync.Mutex
 	verified map[string]verification // by hash; guarded by mu
 	synced   map[string]bool         // blobs that are on disk, by hash; guarded by mu
+	locks    []*os.File              // free lockFiles; guarded by mu
 	dirs     map[string]bool         // directories of which the names are on disk; guarded by mu
 }
 
@@ -96,6 +97,12 @@ func (c *Cache) Close() error {
 		err = errors.Join(err, c.root.RemoveAll(c.own), c.root.Remove(c.own+".lock"), c.alive.Close())
 		c.alive = nil
 	}
+	c.mu.Lock()
+	for _, f := range c.locks {
+		err = errors.Join(err, f.Close())
+	}
+	c.locks = nil
+	c.mu.Unlock()
 	if c.dir != nil {
 		err = errors.Join(err, c.dir.Close())
 	}
@@ -275,12 +282,42 @@ func (c *Cache) locked(exclusive bool, f func() error) error {
 		c.local.RLock()
 		defer c.local.RUnlock()
 	}
-	unlock, err := c.lock("lock", exclusive)
+	file, err := c.lockFile()
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	if err := flock(file, exclusive); err != nil {
+		return errors.Join(fmt.Errorf("lock the cache: %w", err), file.Close())
+	}
+	defer c.letGo(file)
 	return f()
+}
+
+// lockFile is the file lock, open for one at a time: there is one such lock for each blob that is put.
+func (c *Cache) lockFile() (*os.File, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := len(c.locks); n > 0 {
+		f := c.locks[n-1]
+		c.locks = c.locks[:n-1]
+		return f, nil
+	}
+	return c.root.OpenFile("lock", os.O_RDWR|os.O_CREATE, 0o600)
+}
+
+// maxLocks is how many open files are kept for locks to come.
+const maxLocks = 8
+
+// letGo ends the lock of a lockFile.
+func (c *Cache) letGo(f *os.File) {
+	err := funlock(f)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil || len(c.locks) >= maxLocks {
+		_ = f.Close()
+		return
+	}
+	c.locks = append(c.locks, f)
 }
 
 // syncName syncs a file or directory.

@@ -36,12 +36,12 @@
 // # What holds
 //
 //   - A blob or result has its name only when it is whole: it is written to tmp and
-//     renamed. A result has its name only when it, its blobs and their names are synced.
+//     renamed, or adopted by one rename from where it lay (Cache.Adopt). A result has its name only when it, its blobs and their names are synced.
 //   - A blob is hashed before it is handed out, by each process, and again when its
 //     inode, size, mtime or ctime are no longer those of the last time. A wrong one is
 //     removed and is then as absent as one that never was (ErrCorrupt is an
 //     fs.ErrNotExist). So a blob that a crash damaged before it was synced does no harm.
-//   - A blob's file is never linked to from elsewhere. Its descriptor (Blob.File) is for
+//   - A blob's file has no other name, and nobody has it open for writing. Its descriptor (Blob.File) is for
 //     this process, and must not reach a task.
 //   - A result is handed out only if all its blobs are there and right.
 //   - Eviction takes what was used longest ago, a result before its blobs, and nothing

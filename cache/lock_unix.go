@@ -33,6 +33,9 @@ func flock(f *os.File, exclusive bool) error {
 	}
 }
 
+// funlock lets go of the lock of an open file.
+func funlock(f *os.File) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_UN) }
+
 // tryFlock takes the exclusive lock of an open file if it is free.
 func tryFlock(f *os.File) bool {
 	return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil

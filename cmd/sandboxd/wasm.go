@@ -43,7 +43,7 @@ func (h wasmHost) Close(ctx context.Context) error {
 
 func openWasm(_ context.Context, c config, module string, log logrus.FieldLogger) (wasmHost, error) {
 	cfg := wasm.Config{
-		CodeDir: c.Wasm.CodeDir, MaxParallel: c.MaxParallel, RealClock: c.Wasm.RealClock, Access: c.rules, Logger: log, Version: buildVersion(),
+		StateDir: c.StateDir, CodeDir: c.Wasm.CodeDir, MaxParallel: c.MaxParallel, RealClock: c.Wasm.RealClock, Access: c.rules, Logger: log, Version: buildVersion(),
 	}
 	var err error
 	if module != "" {
@@ -87,7 +87,7 @@ func trialWasm(ctx context.Context, c config) (took time.Duration, lacks string,
 		return 0, "", err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	c.CacheDir, c.Wasm.CodeDir, c.MaxParallel = filepath.Join(dir, "cache"), "", 1
+	c.StateDir, c.CacheDir, c.Wasm.CodeDir, c.MaxParallel = "", filepath.Join(dir, "cache"), "", 1
 	h, err := openWasm(ctx, c, "", logrus.StandardLogger())
 	if err != nil {
 		return 0, "", err
@@ -138,6 +138,7 @@ func (e *env) openRunWasm(ctx context.Context, how runFlags) (backend, error) {
 	if err := c.validateCaches(); err != nil {
 		return nil, err
 	}
+	c.StateDir = "" // which is one daemon's
 	c.MaxParallel, c.Wasm.RealClock = 1, c.Wasm.RealClock || how.realClock
 	h, err := e.parts.openWasm(ctx, c, how.component, e.logger(logrus.WarnLevel))
 	if err != nil {

@@ -1,17 +1,17 @@
 package local
 
 import (
-	"errors"
 	"net/netip"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor/access"
+	"github.com/sandboxd/sandboxd/executor/internal/statedir"
 )
 
 // ErrInUse is New's where the state directory is another Executor's, of this process or another.
-var ErrInUse = errors.New("is in use by another sandboxd")
+var ErrInUse = statedir.ErrInUse
 
 // Config is what an Executor is made with.
 type Config struct {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -50,25 +49,6 @@ func ownerName(lock *os.File) (string, error) {
 		return "", fmt.Errorf("lock of the state directory: %w", err)
 	}
 	return fmt.Sprintf("s-%x", sha256.Sum256(fmt.Appendf(nil, "%d:%d", st.Dev, st.Ino)))[:18], nil
-}
-
-// holder names the process that has a file locked, if it can be told (proc_locks(5)).
-func holder(f *os.File) string {
-	var st unix.Stat_t
-	if unix.Fstat(int(f.Fd()), &st) != nil {
-		return ""
-	}
-	locks, err := os.ReadFile("/proc/locks")
-	if err != nil {
-		return ""
-	}
-	at := fmt.Sprintf("%02x:%02x:%d", unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino)
-	for l := range strings.Lines(string(locks)) {
-		if w := strings.Fields(l); len(w) > 5 && w[1] == "FLOCK" && w[5] == at {
-			return ", process " + w[4]
-		}
-	}
-	return ""
 }
 
 // recoverLocal recovers the state directories of run --local that are nobody's, and were not left in

@@ -16,6 +16,8 @@
 //
 // # Whose tasks
 //
-// All that a worker does, it does with the rights of this process. So tasks are those of its own
-// user, and others' are refused.
+// Files are opened by the executor, with the rights of the task's caller, and beneath what the task names: a worker gets
+// names and open files. On Linux it has given up all else before any of the module runs, which is what
+// the tasks of other users take, and an executor of root's. Elsewhere a worker has the rights of this process, opens files itself, and
+// others' tasks are refused.
 package wasm

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -20,6 +22,7 @@ import (
 	"github.com/sandboxd/sandboxd/executor/internal/flight"
 	"github.com/sandboxd/sandboxd/executor/internal/life"
 	"github.com/sandboxd/sandboxd/executor/internal/placing"
+	"github.com/sandboxd/sandboxd/executor/internal/statedir"
 )
 
 // Executor runs tasks in WebAssembly. It is an executor.Executor.
@@ -31,7 +34,8 @@ type Executor struct {
 	gc    *action.Collector
 	stop  chan struct{} // closed by Close: workers that load give up
 
-	journal *placing.Journal
+	journal *placing.Journal // nil without a state directory
+	lock    *os.File
 	access  atomic.Pointer[access.Rules]
 	flight  flight.Group
 	lacks   atomic.Pointer[string]
@@ -61,6 +65,9 @@ func New(cfg Config) (*Executor, error) {
 	if cfg.RealClock {
 		e.root += " real-clock"
 	}
+	if err := e.openState(); err != nil {
+		return nil, fmt.Errorf("wasm executor: %w", err)
+	}
 	e.gc = action.NewCollector(cfg.Cache, cfg.Logger)
 	// The first worker compiles, for all.
 	first := make(chan struct{})
@@ -74,6 +81,39 @@ func New(cfg Config) (*Executor, error) {
 		e.seats <- s
 	}
 	return e, nil
+}
+
+// openState takes the state directory, and cleans up what a killed executor was putting in place.
+func (e *Executor) openState() (err error) {
+	if e.cfg.StateDir == "" || runtime.GOOS != "linux" {
+		return nil
+	}
+	if e.lock, err = statedir.Open(e.cfg.StateDir); errors.Is(err, fs.ErrPermission) {
+		e.log.WithError(err).Warn("without a state directory, what is half in place in a work directory stays there if this process is killed; choose one with --state-dir")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	left := 0
+	if e.journal, left, err = placing.Open(filepath.Join(e.cfg.StateDir, "placing"), e.log); err != nil {
+		return errors.Join(err, e.lock.Close())
+	}
+	if left > 0 {
+		e.log.WithField("outputs", left).Info("removed what a killed daemon had left")
+	}
+	return nil
+}
+
+// closeState undoes it.
+func (e *Executor) closeState() (err error) {
+	if e.journal != nil {
+		err = e.journal.Close()
+	}
+	if e.lock != nil {
+		err = errors.Join(err, e.lock.Close())
+	}
+	return err
 }
 
 // seat is the place of one worker.
@@ -166,7 +206,7 @@ func (e *Executor) Close(ctx context.Context) error {
 			errs = append(errs, s.worker.close())
 		}
 	}
-	e.end = errors.Join(errs...)
+	e.end = errors.Join(append(errs, e.closeState())...)
 	return e.end
 }
 

@@ -142,6 +142,9 @@ func readStatus(pid int) (map[string]string, error) {
 // bound bounds what the kernel lets a worker have while it runs a task that is granted g, for what the limits
 // of the module do not see.
 func (w *worker) bound(g granted) error {
+	if w.bounds == g {
+		return nil
+	}
 	for resource, most := range map[int]int64{unix.RLIMIT_DATA: g.memory + spare, unix.RLIMIT_FSIZE: max(g.work, g.tmp)} {
 		var l unix.Rlimit
 		if err := unix.Prlimit(w.cmd.Process.Pid, resource, nil, &l); err != nil {
@@ -152,5 +155,6 @@ func (w *worker) bound(g granted) error {
 			return fmt.Errorf("a worker's limits: %w", err)
 		}
 	}
+	w.bounds = g
 	return nil
 }

@@ -35,6 +35,7 @@ type worker struct {
 	walls           *wire.Walls
 	lacks           string
 	stands, missing []string
+	bounds          granted // that the kernel holds it to
 
 	// cpu is what it had used when its last task was done.
 	userBefore, systemBefore time.Duration

@@ -65,29 +65,36 @@ func micro(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond
 // prepared does not last.
 func BenchmarkSustained(b *testing.B) {
 	rootAndClean(b)
-	var all []runner
-	if _, err := exec.LookPath("bwrap"); err == nil {
-		all = append(all, runner{"bwrap", quiet("bwrap", bwrapArgs()...)})
+	clients, turns := 4*runtime.NumCPU(), 5
+	type one struct {
+		runner
+		tasks int // in each turn
+		took  time.Duration
+		each  []time.Duration
 	}
-	all = append(all, runner{"sandboxd", doNothing(benchClient(b))})
-	clients, tasks := 4*runtime.NumCPU(), 5000
-	const turns = 5
-	rate := make([]time.Duration, len(all))
-	each := make([][]time.Duration, len(all))
+	var all []*one
+	if _, err := exec.LookPath("bwrap"); err == nil {
+		all = append(all, &one{runner: runner{"bwrap", quiet("bwrap", bwrapArgs()...)}, tasks: 1000})
+	}
+	if _, err := exec.LookPath("runc"); err == nil { // libcontainer, cold
+		all = append(all, &one{runner: runner{"runc run, userns", runc(runcBundle(b, true))}, tasks: 100})
+	}
+	ours := &one{runner: runner{"sandboxd", doNothing(benchClient(b))}, tasks: 1000}
+	all = append(all, ours)
 	for range turns {
-		for i, r := range all {
-			times, whole := measure(b, tasks/turns, clients, r.run)
-			rate[i] += whole
-			each[i] = append(each[i], times...)
+		for _, r := range all {
+			times, whole := measure(b, r.tasks, clients, r.run)
+			r.took += whole
+			r.each = append(r.each, times...)
 		}
 	}
+	rate := func(r *one) float64 { return float64(r.tasks*turns) / r.took.Seconds() }
 	var rows []string
-	for i, r := range all {
-		slices.Sort(each[i])
-		rows = append(rows, fmt.Sprintf("%s | %.0f | %v | %v | %.2f", r.name, float64(tasks)/rate[i].Seconds(),
-			micro(percentile(each[i], 50)), micro(percentile(each[i], 99)), rate[i].Seconds()/rate[len(all)-1].Seconds()))
+	for _, r := range all {
+		slices.Sort(r.each)
+		rows = append(rows, fmt.Sprintf("%s | %.0f | %v | %v | %.2f", r.name, rate(r), micro(percentile(r.each, 50)), micro(percentile(r.each, 99)), rate(ours)/rate(r)))
 	}
-	publish(b, fmt.Sprintf("/bin/true, %d clients, %d tasks", clients, tasks), "by | per second | p50 | p99 | sandboxd's rate/rate", rows...)
+	publish(b, fmt.Sprintf("/bin/true, %d clients, %d tasks", clients, ours.tasks*turns), "by | per second | p50 | p99 | sandboxd's rate/rate", rows...)
 }
 
 // BenchmarkMany starts a thousand sandboxes that sleep, one after the other, and prints how long each takes to start when

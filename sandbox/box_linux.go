@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -38,6 +39,9 @@ type box struct {
 // ownPids is how many processes a sandbox has that are not its command's: the first one. The one that will be the command
 // is made with it, and counts as the command.
 const ownPids = 1
+
+// prepareTime bounds the preparation. It takes some milliseconds.
+const prepareTime = 30 * time.Second
 
 // later adds what unmakes the last thing made.
 func (b *box) later(f func() error) { b.undo = append(b.undo, f) }
@@ -128,11 +132,18 @@ func (b *box) make(x *template, k kindOf, l limits.Limits) (err error) {
 			return err
 		}
 	}
+	until := time.Now().Add(prepareTime)
+	if err := errors.Join(b.sock.SetReadDeadline(until), b.hand.SetReadDeadline(until)); err != nil {
+		return err
+	}
 	if _, err := b.reply(b.sock, p.program, first.Ready); err != nil {
 		return err
 	}
 	status, err := b.reply(b.hand, p.program, first.Ready)
 	if err != nil {
+		return err
+	}
+	if err := errors.Join(b.sock.SetReadDeadline(time.Time{}), b.hand.SetReadDeadline(time.Time{})); err != nil {
 		return err
 	}
 	if b.found, err = readBack(status); err != nil {
@@ -376,5 +387,5 @@ func (b *box) explain(err error) error {
 	if !ended(err) {
 		return err
 	}
-	return fmt.Errorf("%w; is the memory limit below 4 MiB? (%w)", errEndedEarly, err)
+	return fmt.Errorf("%w, killed for want of memory or by somebody: try again (%w)", errEndedEarly, err)
 }

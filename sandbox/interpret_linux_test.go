@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -143,9 +144,9 @@ func TestCommandCannotBeExecuted(t *testing.T) {
 	f := newFixture(t)
 	work := makeTree(t, 0, 0, map[string]string{
 		"bad/tool": "#!/bin/sh\necho bad\n", "good/tool": "#!/bin/sh\necho good\n", "text/tool": "no program", "loop": "",
-		"wrong/tool": "#!/no/such/interpreter\n", "plain": "",
+		"wrong/tool": "#!/no/such/interpreter\n", "plain": "", "cut/tool": cutOff(t),
 	})
-	for name, mode := range map[string]os.FileMode{"bad/tool": 0o644, "good/tool": 0o755, "text/tool": 0o755, "wrong/tool": 0o755} {
+	for name, mode := range map[string]os.FileMode{"bad/tool": 0o644, "good/tool": 0o755, "text/tool": 0o755, "wrong/tool": 0o755, "cut/tool": 0o755} {
 		must(t, os.Chmod(filepath.Join(work.Name(), name), mode))
 	}
 	must(t, os.Mkdir(filepath.Join(work.Name(), "good/dir"), 0o755))
@@ -164,6 +165,7 @@ func TestCommandCannotBeExecuted(t *testing.T) {
 		{"tool", "none", 127, "", `sandboxd: "tool": no such file or directory` + "\n"},
 		{"tool", "text:good", 126, "", `sandboxd: "tool": exec format error` + "\n"},
 		{"tool", "wrong", 127, "", `sandboxd: "tool": no such file or directory` + "\n"},
+		{"tool", "cut", 126, "", `sandboxd: "tool": input/output error` + "\n"},
 		{"none/tool", "good", 127, "", `sandboxd: "none/tool": no such file or directory` + "\n"},
 		{"/build/bad/tool", "good", 126, "", `sandboxd: "/build/bad/tool": permission denied` + "\n"},
 		{"good/dir", "", 126, "", `sandboxd: "good/dir": permission denied` + "\n"},
@@ -179,6 +181,23 @@ func TestCommandCannotBeExecuted(t *testing.T) {
 	if r := f.run(Spec{Argv: []string{"tool"}, Env: []string{"HOME=/"}}); r.Code != 127 || !strings.Contains(r.err, "not found in PATH") {
 		t.Errorf("without PATH: code %d, %q", r.Code, r.err)
 	}
+}
+
+// cutOff is a program whose interpreter's name lies behind its end: elf(5).
+func cutOff(t *testing.T) string {
+	t.Helper()
+	self, err := elf.Open("/proc/self/exe")
+	must(t, err)
+	defer self.Close()
+	head := elf.Header64{
+		Ident: [elf.EI_NIDENT]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(self.Data), byte(elf.EV_CURRENT)},
+		Type:  uint16(elf.ET_EXEC), Machine: uint16(self.Machine), Version: uint32(elf.EV_CURRENT), Ehsize: 64, Phoff: 64, Phentsize: 56, Phnum: 1,
+	}
+	b, err := binary.Append(nil, self.ByteOrder, head)
+	must(t, err)
+	b, err = binary.Append(b, self.ByteOrder, elf.Prog64{Type: uint32(elf.PT_INTERP), Off: 1 << 20, Filesz: 20})
+	must(t, err)
+	return string(b)
 }
 
 // TestCommandBusy: a program that somebody has open for writing.

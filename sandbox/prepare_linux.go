@@ -400,10 +400,10 @@ func (p *program) execute(spec *Spec) {
 	say(0, notFound, 127)
 	say(unix.ENOENT, notFound, 127)
 	for _, e := range []syscall.Errno{unix.EACCES, unix.ENOEXEC, unix.ENOTDIR, unix.ELOOP, unix.EISDIR, unix.E2BIG, unix.ELIBBAD,
-		unix.EINVAL, unix.ENAMETOOLONG, unix.ETXTBSY} {
+		unix.EINVAL, unix.ENAMETOOLONG, unix.ETXTBSY, unix.EIO, unix.ENOMEM, unix.EAGAIN, unix.EPERM, unix.ENFILE, unix.ESTALE, unix.EFAULT} {
 		say(e, e.Error(), 126)
 	}
-	p.do(fmt.Sprintf("execute %.200q", name), first.OpFail)
+	say(first.AnyError, "it cannot be executed", 126)
 }
 
 // command is what to execute: the first of files that is there.

@@ -105,7 +105,12 @@ func (s *Sandbox) start(ctx context.Context, spec *Spec) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := s.command(ctx, spec); err != nil {
+	stop := context.AfterFunc(ctx, func() { _ = s.Kill() }) // Close tells what it could not
+	err = s.command(ctx, spec)
+	if !stop() {
+		return ctx.Err() // what was begun is being killed
+	}
+	if err != nil {
 		return s.explain(err)
 	}
 	s.later(s.CloseWork)

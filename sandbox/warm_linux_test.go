@@ -487,12 +487,32 @@ func TestProtectionIsNotInherited(t *testing.T) {
 	}
 }
 
-// TestWarmCommandKilled: the process that would have been the command may die while it waits; the task does not notice.
+// TestWarmCommandKilled: the process that would have been the command may die while it waits, in all that wait; the task does
+// not notice.
 func TestWarmCommandKilled(t *testing.T) {
-	f := newWarm(t, 1)
+	f := newByHand(t, 2)
 	f.check(Spec{Shared: true, Argv: []string{"true"}})
-	f.awaitWaiting(1)
-	b := f.waiting()[0]
+	f.host.fill()
+	all := f.waiting()
+	for _, b := range all {
+		f.killCommand(b)
+	}
+	r := f.check(Spec{Shared: true, Argv: []string{"true"}})
+	for _, b := range all {
+		if r.box.id == b.id {
+			t.Error("a dead one was taken")
+		}
+	}
+	f.host.trim(true)
+	for _, b := range all {
+		f.gone(b)
+	}
+}
+
+// killCommand kills what would be the command.
+func (f *fixture) killCommand(b *box) {
+	f.Helper()
+	t := f.T
 	in, err := b.group.Procs()
 	must(t, err)
 	if len(in) != 2 {
@@ -509,10 +529,6 @@ func TestWarmCommandKilled(t *testing.T) {
 		must(t, unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0))
 		must(t, awaitExit(hand))
 	}
-	if r := f.check(Spec{Shared: true, Argv: []string{"true"}}); r.box.id == b.id {
-		t.Error("the dead one was taken")
-	}
-	f.gone(b)
 }
 
 // TestWarmLimitsAhead: what waits has the limits of the last task in force, unless they are too small to be made with.
@@ -539,5 +555,74 @@ func TestWarmLimitsAhead(t *testing.T) {
 				t.Errorf("with %+v it has %v, and %v if made for it", l, got, want)
 			}
 		}
+	}
+}
+
+// TestStartIsCanceled: also where the first process does nothing.
+func TestStartIsCanceled(t *testing.T) {
+	f := newByHand(t, 1)
+	f.check(Spec{Shared: true, Argv: []string{"true"}})
+	f.host.fill()
+	b := f.waiting()[0]
+	must(t, unix.Kill(b.pid, unix.SIGSTOP))
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	must(t, err)
+	defer null.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err = f.host.Start(ctx, Spec{Root: f.root, Shared: true, Argv: []string{"true"}, Stdio: [3]*os.File{null, null, null}})
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v", err)
+	}
+	f.gone(b)
+}
+
+// TestPreparedIsUnreadable: neither the first process nor what will be the command can be looked into by their own user (proc(5):
+// what is not dumpable is not its user's).
+func TestPreparedIsUnreadable(t *testing.T) {
+	f := newByHand(t, 1)
+	f.check(Spec{Shared: true, Argv: []string{"true"}})
+	f.host.fill()
+	b := f.waiting()[0]
+	in, err := b.group.Procs()
+	must(t, err)
+	for _, pid := range in {
+		var st unix.Stat_t
+		must(t, unix.Stat(fmt.Sprintf("/proc/%d/environ", pid), &st))
+		if st.Uid >= b.ids.base && st.Uid < b.ids.base+rangeSize {
+			t.Errorf("process %d of %v is its user's: %d", pid, in, st.Uid-b.ids.base)
+		}
+	}
+}
+
+// TestRootIsReadOnly: the file system that is shared, and not just each sandbox's mount of it.
+func TestRootIsReadOnly(t *testing.T) {
+	f := newFixture(t)
+	r := f.check(Spec{Shared: true, Argv: []string{"cat", "/proc/self/mountinfo"}, Env: []string{"PATH=" + DefaultPath}})
+	for line := range strings.Lines(r.out) {
+		mount, fs, _ := strings.Cut(line, " - ")
+		if fields := strings.Fields(mount); fields[4] == "/" {
+			if options := strings.Fields(fs); !strings.HasPrefix(fields[5], "ro,") || !strings.HasPrefix(options[2], "ro") {
+				t.Error(line)
+			}
+			return
+		}
+	}
+	t.Errorf("there is no root: %s", r.out)
+}
+
+// TestUsageIsTheCommands: the time of the first process is not the task's.
+func TestUsageIsTheCommands(t *testing.T) {
+	f := newFixture(t)
+	// Long enough to be seen where the kernel counts in ticks.
+	b, _, _ := f.start(Spec{Script: "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"})
+	_, err := b.Wait(t.Context())
+	must(t, err)
+	its, err := b.Usage()
+	must(t, err)
+	all, err := b.group.Usage()
+	must(t, err)
+	if b.own.user+b.own.system <= 0 || its.CPUUser > all.CPUUser-b.own.user || its.CPUSystem > max(0, all.CPUSystem-b.own.system) {
+		t.Errorf("the task's %+v, all %+v, the first process's %+v", its, all, b.own)
 	}
 }

@@ -33,6 +33,23 @@ type Client struct {
 
 // Dial connects to the daemon's socket. ctx bounds the dialing alone.
 func Dial(ctx context.Context, socket string) (*Client, error) {
+	c, err := dial(ctx, socket)
+	if !errors.Is(err, errHungUp) {
+		return c, err
+	}
+	// It may have been about to die, and systemd listens for the next one.
+	select {
+	case <-ctx.Done():
+		return nil, err
+	case <-time.After(dialAgain):
+		return dial(ctx, socket)
+	}
+}
+
+// dialAgain is how long Dial waits before its second try.
+const dialAgain = 100 * time.Millisecond
+
+func dial(ctx context.Context, socket string) (*Client, error) {
 	n, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	if err != nil {
 		return nil, dialError(socket, err)
@@ -71,12 +88,14 @@ type listened struct {
 	heard atomic.Bool
 }
 
+var errHungUp = errors.New("the daemon hung up")
+
 // explain says what it means that the far end has said nothing.
 func (l *listened) explain(err error) error {
 	if l.heard.Load() || executor.KindOf(err) != executor.Unavailable {
 		return err
 	}
-	return executor.Errorf(executor.Unavailable, "the daemon hung up (%w); it has too many connections or is stopping: try again later", err)
+	return executor.Errorf(executor.Unavailable, "%w (%w); it has too many connections or is stopping: try again later", errHungUp, err)
 }
 
 // Read implements net.Conn.

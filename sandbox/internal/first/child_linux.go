@@ -353,8 +353,6 @@ func step(nr uintptr) {
 		doTry()
 	case OpGiveUp:
 		doGiveUp()
-	case OpFail:
-		c.errno = c.tried
 	case OpSupervise:
 		supervise()
 	case OpExit:
@@ -470,7 +468,7 @@ func doTry() {
 //go:norace
 func doGiveUp() {
 	c := &child
-	if c.tried == c.args[0] {
+	if c.tried == c.args[0] || c.args[0] == AnyError {
 		call(unix.SYS_WRITE, 2, c.args[1], c.args[2], 0, 0, 0)
 		exit(c.args[3])
 	}

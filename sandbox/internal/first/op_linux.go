@@ -56,16 +56,17 @@ const (
 	// OpTry executes the file Args[0] with the arguments and environment at Args[1] and Args[2]. Where there is no such
 	// file, or it may not be executed, the next OpTry has its turn, and else none. The error of the best file is kept.
 	OpTry
-	// OpGiveUp, where the error kept is Args[0], or for 0 where there was no OpTry, writes the Args[2] bytes at
+	// OpGiveUp, where the error kept is Args[0], or that is AnyError, or for 0 where there was no OpTry, writes the Args[2] bytes at
 	// Args[1] to standard error and exits with Args[3].
 	OpGiveUp
-	// OpFail fails with the error kept.
-	OpFail
 	// OpSupervise reaps, and obeys the host, until the child in Args[0] has ended; then it kills all others.
 	OpSupervise
 	// OpExit ends the process with Args[0].
 	OpExit
 )
+
+// AnyError is any error to OpGiveUp.
+const AnyError = 1 << 16
 
 // ReplyKind tells Replies apart.
 type ReplyKind uint32

@@ -16,32 +16,21 @@ import (
 // callerOf is who connected, as the kernel noted it then: not what the process
 // has become since, which /proc would show. The process is to be closed, also with an error.
 func callerOf(n net.Conn) (executor.Caller, process, error) {
-	u, ok := n.(*net.UnixConn)
-	if !ok {
-		return executor.Caller{}, process{}, executor.Errorf(executor.Unsupported, "%s names no callers; use a Unix socket", n.LocalAddr().Network())
-	}
-	raw, err := u.SyscallConn()
-	if err != nil {
-		return executor.Caller{}, process{}, err
-	}
 	var c executor.Caller
 	var p process
-	var failed error
-	err = raw.Control(func(fd uintptr) {
-		var cred *unix.Ucred
-		if cred, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); failed != nil {
-			return
+	err := askSocket(n, func(fd uintptr) error {
+		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		if err != nil {
+			return err
 		}
 		c.UID, c.GID, c.PID = cred.Uid, cred.Gid, cred.Pid
-		if c.Groups, failed = peerGroups(fd); failed == nil {
+		if c.Groups, err = peerGroups(fd); err == nil {
 			p = peerProcess(fd)
 		}
+		return err
 	})
-	if err == nil {
-		err = failed
-	}
 	if err != nil {
-		return executor.Caller{}, p, fmt.Errorf("ask the socket for its caller: %w", err)
+		return executor.Caller{}, p, err
 	}
 	// Groups that have no id here are all shown as one, whose members those in them are not.
 	c.Groups = slices.DeleteFunc(c.Groups, func(g uint32) bool { return g == overflowID })

@@ -1,7 +1,6 @@
 package rpc
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"unsafe"
@@ -17,21 +16,12 @@ const getPeerPID = 0x58000100
 // callerOf refuses all but the user that this process runs as, who is user 0 to it: there are no numbers
 // of users here. Who may open the socket's file at all is the directory's to say.
 func callerOf(n net.Conn) (executor.Caller, process, error) {
-	u, ok := n.(*net.UnixConn)
-	if !ok {
-		return executor.Caller{}, process{}, executor.Errorf(executor.Unsupported, "%s names no callers; use a Unix socket", n.LocalAddr().Network())
-	}
-	raw, err := u.SyscallConn()
+	var pid, size uint32
+	err := askSocket(n, func(fd uintptr) error {
+		return windows.WSAIoctl(windows.Handle(fd), getPeerPID, nil, 0, (*byte)(unsafe.Pointer(&pid)), uint32(unsafe.Sizeof(pid)), &size, nil, 0)
+	})
 	if err != nil {
 		return executor.Caller{}, process{}, err
-	}
-	var pid, size uint32
-	var failed error
-	err = raw.Control(func(fd uintptr) {
-		failed = windows.WSAIoctl(windows.Handle(fd), getPeerPID, nil, 0, (*byte)(unsafe.Pointer(&pid)), uint32(unsafe.Sizeof(pid)), &size, nil, 0)
-	})
-	if err = errors.Join(err, failed); err != nil {
-		return executor.Caller{}, process{}, fmt.Errorf("ask the socket for its caller: %w", err)
 	}
 	same, err := isOurs(pid)
 	if err != nil {

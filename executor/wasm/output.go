@@ -17,6 +17,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/tree"
 	"github.com/sandboxd/sandboxd/executor/wasm/internal/wire"
 )
 
@@ -167,7 +168,7 @@ func (r *running) keep(ctx context.Context, root *os.Root, o wire.Output) (d exe
 		blob, err := r.cfg.Cache.Put(ctx, bytes.NewReader(o.Content))
 		return executor.Digest(blob), err
 	}
-	f, err := root.OpenFile(strconv.Itoa(o.Number), os.O_RDONLY|nonblock, 0)
+	f, err := root.OpenFile(strconv.Itoa(o.Number), os.O_RDONLY|tree.Nonblock, 0)
 	if err != nil {
 		return d, err
 	}

@@ -77,7 +77,7 @@ func (d Dir) List(name string) (all []Info, err error) {
 		return nil, err
 	}
 	defer sub.Close()
-	h, err := sub.OpenFile(".", os.O_RDONLY|nonblock, 0)
+	h, err := sub.OpenFile(".", os.O_RDONLY|Nonblock, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +102,7 @@ func (d Dir) List(name string) (all []Info, err error) {
 
 // Open implements Machine.
 func (d Dir) Open(name string) (*os.File, error) {
-	return Regular(d.Root.OpenFile(path.Join(d.Name, name), os.O_RDONLY|nonblock, 0))
+	return Regular(d.Root.OpenFile(path.Join(d.Name, name), os.O_RDONLY|Nonblock, 0))
 }
 
 // Regular passes on a file that was opened, if it is a regular one.
@@ -130,7 +130,7 @@ func (n Numbered) Create(number int) (*os.File, error) {
 
 // Open implements Scratch.
 func (n Numbered) Open(number int) (*os.File, error) {
-	return Regular(n.Root.OpenFile(strconv.Itoa(number), os.O_RDWR|nonblock, 0))
+	return Regular(n.Root.OpenFile(strconv.Itoa(number), os.O_RDWR|Nonblock, 0))
 }
 
 // Remove implements Scratch.

@@ -2,5 +2,5 @@
 
 package tree
 
-// nonblock is nothing where no FIFO lies among files.
-const nonblock = 0
+// Nonblock is no flag where no FIFO lies among files.
+const Nonblock = 0

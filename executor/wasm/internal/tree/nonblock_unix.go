@@ -4,5 +4,5 @@ package tree
 
 import "syscall"
 
-// nonblock has the opening of a FIFO that took a file's place not wait for its other end.
-const nonblock = syscall.O_NONBLOCK
+// Nonblock is a flag of open(2) that has the opening of a FIFO that took a file's place not wait for its other end.
+const Nonblock = syscall.O_NONBLOCK

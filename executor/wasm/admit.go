@@ -8,10 +8,11 @@ import (
 	"github.com/sandboxd/sandboxd/executor"
 	"github.com/sandboxd/sandboxd/executor/access"
 	"github.com/sandboxd/sandboxd/executor/internal/caller"
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/wire"
 )
 
-// maxMemory is all that a module can address.
-const maxMemory = 4 << 30
+// maxMemory is what a module can have.
+const maxMemory = wire.MaxMemory
 
 // nobody is whom files belong to that are nobody's, and workers are run as.
 const nobody = 65534

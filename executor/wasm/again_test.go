@@ -40,15 +40,39 @@ func TestAgain(t *testing.T) {
 			}
 		}
 	}
+	// Memory that a task before had is not this one's: neither in what it is said to have had, nor by its limit.
+	var peak int64
+	for n := range 4 {
+		spec := uncached("s=xxxxxxxxxxxxxxxx; i=0; while [ $i -lt 20 ]; do s=$s$s; i=$((i+1)); done; echo ${#s}")
+		if n == 2 {
+			spec.Limits.MemoryBytes = peak - 1<<20
+		}
+		out := run(t, e, spec)
+		switch {
+		case n == 0:
+			peak = *out.Usage.PeakMemory
+		case n == 2:
+			if out.Cause != executor.CauseOOMKilled || *out.Usage.PeakMemory >= peak {
+				t.Errorf("with a limit of %d: %s, %d", spec.Limits.MemoryBytes, out.Cause, *out.Usage.PeakMemory)
+			}
+		case !out.Success() || *out.Usage.PeakMemory != peak:
+			t.Errorf("the same task had %d bytes, and at first %d: %+v", *out.Usage.PeakMemory, peak, out)
+		}
+	}
 	// A task that is wrong costs the next nothing, either.
 	bad := uncached("true")
 	bad.Workdir = "/nowhere/at/all"
 	if _, err := e.Execute(t.Context(), bad); executor.KindOf(err) != executor.Invalid || executor.AsError(err).Field != "workdir" {
 		t.Errorf("no work directory: %v", err)
 	}
-	for range 250 { // more than one instance is used
-		if out := run(t, e, uncached("echo $A")); string(out.Stdout.Inline) != "\n" {
-			t.Fatalf("%+v", out)
+	peak = 0
+	for range 250 {
+		out := run(t, e, uncached("echo $A"))
+		if peak == 0 {
+			peak = *out.Usage.PeakMemory
+		}
+		if string(out.Stdout.Inline) != "\n" || *out.Usage.PeakMemory != peak || peak < 1<<20 {
+			t.Fatalf("%+v: %d bytes of memory, and at first %d", out, *out.Usage.PeakMemory, peak)
 		}
 	}
 	if out := run(t, e, see); string(out.Stdout.Inline) != string(first.Stdout.Inline) {

@@ -2,6 +2,7 @@ package process
 
 import (
 	"runtime"
+	"runtime/debug"
 	"runtime/metrics"
 )
 
@@ -29,11 +30,21 @@ func (c *collector) called() {
 // now collects if that pays.
 func (c *collector) now() {
 	c.calls = 0
+	if c.heap() > c.before+growth {
+		runtime.GC()
+		c.before = c.heap()
+	}
+}
+
+// all collects, and gives back to the system what is free.
+func (c *collector) all() {
+	debug.FreeOSMemory()
+	c.before = c.heap()
+}
+
+// heap is how large it is.
+func (c *collector) heap() uint64 {
 	c.sample[0].Name = "/memory/classes/heap/objects:bytes"
 	metrics.Read(c.sample[:])
-	if n := c.sample[0].Value.Uint64(); n > c.before+growth {
-		runtime.GC()
-		metrics.Read(c.sample[:])
-		c.before = c.sample[0].Value.Uint64()
-	}
+	return c.sample[0].Value.Uint64()
 }

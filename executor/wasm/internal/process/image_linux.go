@@ -11,7 +11,7 @@ import (
 
 // image is what memory held, as a file that is mapped in its place: what is written then is a copy of a page,
 // and dropped to get the page back.
-type image struct{ size int }
+type image struct{}
 
 // imageFile makes the file that a worker's images are in, one at a time. It holds as much as
 // memory can be before a task, and is never longer, since what is in it is nobody's memory to the kernel.
@@ -40,13 +40,12 @@ func (i *image) take(b []byte, f *os.File) error {
 	if _, err := unix.MmapPtr(int(f.Fd()), 0, at, uintptr(len(b)), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_FIXED); err != nil {
 		return fmt.Errorf("mmap: %w", err)
 	}
-	i.size = len(b)
 	return nil
 }
 
-// restore makes the memory what it was.
+// restore makes the memory what it was, and zero beyond.
 func (i *image) restore(b []byte) {
-	if err := unix.Madvise(b[:i.size], unix.MADV_DONTNEED); err != nil {
+	if err := unix.Madvise(b, unix.MADV_DONTNEED); err != nil {
 		panic(err) // there is such memory
 	}
 }

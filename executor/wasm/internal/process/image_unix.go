@@ -16,5 +16,5 @@ func (i *image) take(b []byte, _ *os.File) error {
 	return nil
 }
 
-// restore makes the memory what it was.
-func (i *image) restore(b []byte) { copy(b, i.b) }
+// restore makes the memory what it was, and zero beyond.
+func (i *image) restore(b []byte) { clear(b[copy(b, i.b):]) }

@@ -5,18 +5,27 @@ import (
 	"os"
 
 	"github.com/tetratelabs/wazero/experimental"
+
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/wire"
 )
 
 // memory is the linear memory of one instance, with the task's limit.
 type memory struct {
-	limit   uint64 // 0 before there is a task
+	limit uint64 // 0 before there is a task
+	size  uint64
+	// extra is what of the size is a task's before: memory never shrinks, and a guest that became what it was does not know of it.
+	extra   uint64
 	peak    uint64
 	refused bool
 	region  region // of the instance's memory; nil before there is one
 }
 
-// beforeTask bounds the memory of a module that waits for its task.
-const beforeTask = 64 << 20
+const (
+	// beforeTask bounds the memory of a module that waits for its task.
+	beforeTask = 64 << 20
+	// maxExtra bounds memory's extra.
+	maxExtra = wire.MaxModuleMemory - wire.MaxMemory
+)
 
 // Allocate implements experimental.MemoryAllocator.
 func (m *memory) Allocate(_, most uint64) experimental.LinearMemory {
@@ -29,7 +38,7 @@ type region interface {
 	// grow returns the first size bytes, or nil.
 	grow(size uint64) []byte
 	free()
-	// keep notes what it holds, in a file of imageFile, and revert makes it that again, unless it grew meanwhile.
+	// keep notes what it holds, in a file of imageFile, and revert makes it that again, with zeros in what has been added.
 	keep(in *os.File) error
 	revert()
 }
@@ -46,7 +55,7 @@ func (l *linear) Reallocate(size uint64) []byte {
 	if limit == 0 {
 		limit = beforeTask
 	}
-	if size > limit {
+	if size-l.m.extra > limit {
 		l.m.refused = true
 		return nil
 	}
@@ -55,7 +64,8 @@ func (l *linear) Reallocate(size uint64) []byte {
 		l.m.refused = true
 		return nil
 	}
-	l.m.peak = max(l.m.peak, size)
+	l.m.size = size
+	l.m.peak = max(l.m.peak, size-l.m.extra)
 	return b
 }
 
@@ -79,4 +89,4 @@ func (h *heap) keep(*os.File) error {
 	return nil
 }
 
-func (h *heap) revert() { copy(h.b, h.kept) }
+func (h *heap) revert() { clear(h.b[copy(h.b, h.kept):]) }

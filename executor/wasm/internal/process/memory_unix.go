@@ -48,4 +48,4 @@ func (m *mapped) free() {
 
 func (m *mapped) keep(in *os.File) error { return m.kept.take(m.all[:m.used], in) }
 
-func (m *mapped) revert() { m.kept.restore(m.all) }
+func (m *mapped) revert() { m.kept.restore(m.all[:m.used]) }

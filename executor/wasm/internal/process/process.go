@@ -16,6 +16,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"time"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
@@ -123,9 +124,32 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer, end func()) error {
 
 var errOrder = errors.New("the executor sent what does not belong there")
 
+// idle is after how long a worker that waits for a task gives back memory.
+const idle = time.Second
+
+// nextTask is the next frame, which must be a task. While there is none nobody is held up, and garbage that pays to keep for many
+// tasks goes.
+func (w *worker) nextTask() ([]byte, error) {
+	t := time.NewTimer(idle)
+	defer t.Stop()
+	select {
+	case f, ok := <-w.in:
+		return w.frame(f, ok, wire.KindTask)
+	case <-t.C:
+		if !w.load.InProcess {
+			w.gc.all()
+		}
+		return w.next(wire.KindTask)
+	}
+}
+
 // next is the next frame, which must be of kind k.
 func (w *worker) next(k wire.Kind) ([]byte, error) {
 	f, ok := <-w.in
+	return w.frame(f, ok, k)
+}
+
+func (w *worker) frame(f frame, ok bool, k wire.Kind) ([]byte, error) {
 	switch {
 	case !ok:
 		return nil, io.EOF
@@ -178,6 +202,9 @@ func (w *worker) prepare(ctx context.Context) error {
 	}
 	if w.module, err = w.rt.CompileModule(experimental.WithCompilationWorkers(ctx, runtime.NumCPU()), code); err != nil {
 		return fmt.Errorf("the module cannot be compiled: %w", err)
+	}
+	if dir := string(w.load.CodeDir); dir != "" && !w.load.InProcess {
+		_ = shareCode(dir) // it saves memory, and a worker without it is as good
 	}
 	return w.recognize(ctx)
 }

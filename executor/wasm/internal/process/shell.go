@@ -2,6 +2,8 @@ package process
 
 import (
 	"context"
+	"errors"
+	"io"
 	"io/fs"
 
 	"github.com/tetratelabs/wazero/api"
@@ -86,13 +88,20 @@ func mode(_ context.Context, i *instance, m api.Module, a []uint64) uint32 {
 	return uint32(st.Mode.Perm())
 }
 
-// await returns the length of the task's description, once there is one.
+// await returns the length of the task's description, once there is one, or askAgain.
 func await(ctx context.Context, i *instance, m api.Module, _ []uint64) uint32 {
 	if i.order == nil && len(i.globals) > 0 {
+		if !i.asked {
+			i.asked = true
+			return askAgain
+		}
 		i.keep(ctx, m)
 	}
-	if i.begin(); i.err != nil {
-		panic(wasys.NewExitError(1)) // the guest goes no further
+	for i.begin(); i.err != nil; i.begin() {
+		if i.again == nil || errors.Is(i.err, io.EOF) || errors.Is(i.err, errOrder) || i.answer(nil) != nil {
+			panic(wasys.NewExitError(1)) // the guest goes no further
+		}
+		i.clear()
 	}
 	return uint32(len(i.described))
 }

@@ -52,8 +52,9 @@ type instance struct {
 	before    usage
 
 	random *rand.ChaCha8
-	// again is set where the instance can be used again, answered once its task's end was told.
+	// again is set where the instance can be used again, asked once it was told to ask again, answered once its task's end was told.
 	again    *again
+	asked    bool
 	answered bool
 
 	// made is the component's, and called the same while it may call the host.
@@ -135,7 +136,7 @@ func (i *instance) begin() {
 }
 
 func (i *instance) take() error {
-	b, err := i.next(wire.KindTask)
+	b, err := i.nextTask()
 	if err != nil {
 		return err
 	}

@@ -57,8 +57,9 @@ func (i *instance) makeAhead() {
 func (i *instance) unmake() {
 	if i.made != nil {
 		_ = i.made.Close(i.ctx)
+		i.made = nil
 	}
-	i.made, i.mem.peak, i.mem.refused = nil, 0, false
+	i.mem.peak, i.mem.refused = 0, false
 }
 
 // use has f use the component's instance. The error is f's, or a trap.

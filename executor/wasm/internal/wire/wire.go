@@ -52,6 +52,8 @@ const (
 	MaxPiece = 64 << 10
 	// MaxModule bounds a module.
 	MaxModule = 256 << 20
+	// MaxMemory is the most that a task can be granted of a module's memory, a little less than MaxModuleMemory, which is all that it can address.
+	MaxMemory, MaxModuleMemory = MaxModuleMemory - 64<<20, 4 << 30
 )
 
 // Load tells what to run tasks in.

@@ -13,11 +13,17 @@ func hostTask() uint32
 //go:wasmimport sandboxd task_read
 func hostTaskRead(p unsafe.Pointer)
 
+// askAgain is for a host that wants to be asked once more.
+const askAgain = 1<<32 - 1
+
 // task asks the host what to run, for which it may wait: by now this guest has
 // started, which is most of what a small task costs. A host that has nothing to say
 // here gave arguments and environment in the way of WASI.
 func task() (args, env []string) {
 	n := hostTask()
+	for n == askAgain {
+		n = hostTask()
+	}
 	if n == 0 {
 		return os.Args, os.Environ()
 	}

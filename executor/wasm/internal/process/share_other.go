@@ -1,0 +1,6 @@
+//go:build !linux
+
+package process
+
+// shareCode is for Linux.
+func shareCode(string) error { return nil }

@@ -113,3 +113,17 @@ func BenchmarkStart(b *testing.B) {
 	b.ReportMetric(float64(resident)/1024, "worker-MiB")
 	b.ReportMetric(0, "ns/op")
 }
+
+// BenchmarkFirstTask is from the start of a daemon with no compiled code to the end of its first task.
+func BenchmarkFirstTask(b *testing.B) {
+	var all []time.Duration
+	for b.Loop() {
+		began := time.Now()
+		e := openShell(b, Config{CodeDir: b.TempDir() + "/code"})
+		run(b, e, uncached("echo hi"))
+		all = append(all, time.Since(began))
+	}
+	slices.Sort(all)
+	b.ReportMetric(float64(all[len(all)/2].Milliseconds()), "p50-ms")
+	b.ReportMetric(0, "ns/op")
+}

@@ -100,6 +100,8 @@ const (
 	EventStarted EventKind = "started"
 	EventStdout  EventKind = "stdout"
 	EventStderr  EventKind = "stderr"
+	// EventNotice says in its Data, to people, why a task has to wait. It is told before EventStarted.
+	EventNotice EventKind = "notice"
 )
 
 // MaxEventBytes bounds TaskEvent.Data.
@@ -112,7 +114,7 @@ const EventWindow = 32
 // TaskEvent tells of a task before its result.
 type TaskEvent struct {
 	Kind EventKind
-	// Data is a piece of the stream that Kind names.
+	// Data is a piece of the stream that Kind names, or what a notice says.
 	Data []byte
 	// Platform, of EventStarted, is what the task runs on.
 	Platform string

@@ -490,8 +490,12 @@ func TestAgainOnlyBeforeTheStart(t *testing.T) {
 		run   func(ctx context.Context) error
 		again bool
 	}{
-		"unavailable":              {func(context.Context) error { return executor.Errorf(executor.Unavailable, "x") }, true},
-		"gone":                     {func(context.Context) error { return context.Canceled }, true},
+		"unavailable": {func(context.Context) error { return executor.Errorf(executor.Unavailable, "x") }, true},
+		"gone":        {func(context.Context) error { return context.Canceled }, true},
+		"unavailable after a notice": {func(ctx context.Context) error {
+			executor.EventsFrom(ctx)(executor.TaskEvent{Kind: executor.EventNotice, Data: []byte("x")})
+			return executor.Errorf(executor.Unavailable, "x")
+		}, true},
 		"unavailable when started": {func(ctx context.Context) error { start(ctx); return executor.Errorf(executor.Unavailable, "x") }, false},
 		"after output": {func(ctx context.Context) error {
 			executor.EventsFrom(ctx)(executor.TaskEvent{Kind: executor.EventStdout, Data: []byte("x")})

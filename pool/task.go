@@ -427,11 +427,13 @@ func (e *teller) tell(ev executor.TaskEvent) {
 	if e.over {
 		return
 	}
-	if ev.Kind != executor.EventQueued {
+	switch {
+	case ev.Kind == executor.EventNotice:
+	case ev.Kind != executor.EventQueued:
 		e.started = true
-	} else if e.queued {
+	case e.queued:
 		return
-	} else {
+	default:
 		e.queued = true
 	}
 	if e.to != nil {

@@ -209,6 +209,7 @@ func TestRunStreamsOutputOnce(t *testing.T) {
 	d := startDaemon(t, &scripted{run: func(ctx context.Context, _ *executor.TaskSpec) (*executor.TaskOutput, error) {
 		f := executor.EventsFrom(ctx)
 		f(executor.TaskEvent{Kind: executor.EventQueued})
+		f(executor.TaskEvent{Kind: executor.EventNotice, Data: []byte("it takes a while")})
 		f(executor.TaskEvent{Kind: executor.EventStarted})
 		f(executor.TaskEvent{Kind: executor.EventStdout, Data: []byte("out 1\n")})
 		f(executor.TaskEvent{Kind: executor.EventStderr, Data: []byte("err\n")})
@@ -217,6 +218,10 @@ func TestRunStreamsOutputOnce(t *testing.T) {
 	}})
 	code, out, errs := d.client("", "run", "--quiet", "-c", "x")
 	if code != 0 || out != "out 1\nout 2\n" || errs != "err\n" {
+		t.Errorf("exit %d, %q, %q", code, out, errs)
+	}
+	code, out, errs = d.client("", "run", "-c", "x")
+	if code != 0 || out != "out 1\nout 2\n" || !strings.HasPrefix(errs, "sandboxd: it takes a while\nerr\nsandboxd: ok") {
 		t.Errorf("exit %d, %q, %q", code, out, errs)
 	}
 	code, out, errs = d.client("", "run", "--json", "-c", "x")

@@ -23,6 +23,7 @@ const statusInterval = time.Second
 type screen struct {
 	stdout, stderr io.Writer // of the task; io.Discard with --json
 	status         io.Writer // nil for no status line
+	notices        io.Writer // io.Discard with --json and --quiet
 	name           string
 	began          time.Time
 	// broken is called when the output cannot be written any more.
@@ -39,11 +40,14 @@ type screen struct {
 
 func (e *env) newScreen(how runFlags, name string) *screen {
 	s := &screen{
-		stdout: e.stdout, stderr: e.stderr, name: name, began: time.Now(), state: "waiting",
+		stdout: e.stdout, stderr: e.stderr, notices: e.stderr, name: name, began: time.Now(), state: "waiting",
 		written: map[executor.EventKind]int64{}, broken: func() {},
 	}
 	if how.json {
 		s.stdout, s.stderr = io.Discard, io.Discard
+	}
+	if how.json || how.quiet {
+		s.notices = io.Discard
 	}
 	if f, ok := e.stderr.(*os.File); ok && !how.quiet && term.IsTerminal(int(f.Fd())) {
 		s.status = f
@@ -63,6 +67,9 @@ func (s *screen) event(ev executor.TaskEvent) {
 	case executor.EventStdout, executor.EventStderr:
 		s.written[ev.Kind] += int64(len(ev.Data))
 		s.write(ev.Kind, ev.Data)
+	case executor.EventNotice:
+		s.wipe()
+		fmt.Fprintf(s.notices, "sandboxd: %s\n", ev.Data)
 	}
 }
 

@@ -317,6 +317,49 @@ func TestIDsWithoutAMappingAreRefused(t *testing.T) {
 	}
 }
 
+// TestADaemonOfNobodys serves its own user, unless that one cannot be told from all those who have no id in its user namespace.
+func TestADaemonOfNobodys(t *testing.T) {
+	testutil.RequireRoot(t)
+	testutil.CheckLeaks(t)
+	const nobody = 65534
+	ids := []syscall.SysProcIDMap{{ContainerID: nobody, HostID: 0, Size: 1}}
+	all, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		attr   *syscall.SysProcAttr
+		caller int
+		served bool
+	}{
+		"nobody's":                {&syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}, nobody, strings.Join(strings.Fields(string(all)), " ") == "0 0 4294967295"},
+		"nobody's in a namespace": {&syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids}, 0, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, err := os.MkdirTemp("", "rpc-")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = os.RemoveAll(dir) })
+			if err := os.Chown(dir, c.caller, c.caller); err != nil {
+				t.Fatal(err)
+			}
+			socket := dir + "/s"
+			actor(t, "serve", socket, c.attr)
+			var client *rpc.Client
+			asIDs(t, c.caller, c.caller, nil, func() { client, err = rpc.Dial(t.Context(), socket) })
+			if c.served != (err == nil) || err != nil && (executor.KindOf(err) != executor.Denied || !strings.Contains(err.Error(), "your user has no id here, or is nobody")) {
+				t.Errorf("%v", err)
+			}
+			if err == nil {
+				if err := client.Close(context.Background()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}
+
 // TestTasksAreTheirCallersAlone: another user, and another connection of the same, neither ends a
 // task nor hears of it by using its id, and gets nothing that it made by knowing its digest.
 func TestTasksAreTheirCallersAlone(t *testing.T) {

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"net"
 	"os"
+	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -184,12 +187,12 @@ func (l *listener) Accept() (net.Conn, error) {
 		switch {
 		case c.refused != nil:
 			c.caller.UID = overflowID // which is nobody's account
-		case c.caller.UID == overflowID:
+		case anybody(c.caller.UID, os.Geteuid(), "uid_map"):
 			c.refused = executor.Errorf(executor.Denied,
-				"your user has no id here (it shows as %d); call from outside your user namespace", overflowID)
-		case c.caller.GID == overflowID:
+				"your user has no id here, or is nobody (it shows as %d); call as another, from outside your user namespace", overflowID)
+		case anybody(c.caller.GID, os.Getegid(), "gid_map"):
 			c.refused = executor.Errorf(executor.Denied,
-				"your group has no id here (it shows as %d); call from outside your user namespace, or with another group (newgrp)", overflowID)
+				"your group has no id here, or is nogroup (it shows as %d); call from outside your user namespace, or with another group (newgrp)", overflowID)
 		}
 		if !l.conns.take(c) {
 			_ = c.Close()
@@ -205,6 +208,22 @@ func (l *listener) Accept() (net.Conn, error) {
 // overflowID is what the kernel reports for ids that have no mapping here: it is
 // anybody, so nobody. The kernel's own default of it, which is user nobody's too.
 const overflowID = 65534
+
+// anybody reports whether id is overflowID and may stand for any. It is that of user nobody, or of that group, where all ids
+// have a mapping; and only where it is our own is it admitted.
+func anybody(id uint32, own int, file string) bool {
+	if id != overflowID {
+		return false
+	}
+	if own != overflowID {
+		return true
+	}
+	if runtime.GOOS != "linux" {
+		return false // where there are no user namespaces
+	}
+	b, err := os.ReadFile("/proc/self/" + file)
+	return err != nil || !slices.Equal(strings.Fields(string(b)), []string{"0", "0", "4294967295"})
+}
 
 // authInfo is the conn of a call, as gRPC carries it.
 type authInfo struct {

@@ -113,3 +113,42 @@ func BenchmarkStart(b *testing.B) {
 	b.ReportMetric(float64(resident)/1024, "worker-MiB")
 	b.ReportMetric(0, "ns/op")
 }
+
+// BenchmarkFirstTask is from the start of a daemon with no compiled code to the end of its first task.
+func BenchmarkFirstTask(b *testing.B) {
+	var all []time.Duration
+	for b.Loop() {
+		began := time.Now()
+		e := openShell(b, Config{CodeDir: b.TempDir() + "/code"})
+		run(b, e, uncached("echo hi"))
+		all = append(all, time.Since(began))
+	}
+	slices.Sort(all)
+	b.ReportMetric(float64(all[len(all)/2].Milliseconds()), "p50-ms")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkRead is of a task that reads a work directory of a thousand small files, next to the same script run natively.
+func BenchmarkRead(b *testing.B) {
+	const files = 1000
+	work := b.TempDir()
+	for i := range files {
+		must(b, os.WriteFile(fmt.Sprintf("%s/%d", work, i), make([]byte, 100+10*i), 0o644))
+	}
+	for _, script := range []string{"cat * >/dev/null", "sha256sum * >/dev/null"} {
+		b.Run(script[:strings.Index(script, " ")], func(b *testing.B) {
+			e := openShell(b, Config{})
+			warm(b, e)
+			spec := uncached(script)
+			spec.Workdir = work
+			measure(b, e, spec)
+			began, n := time.Now(), 0
+			for ; n < 10 || time.Since(began) < 100*time.Millisecond; n++ {
+				cmd := exec.Command("sh", "-c", script)
+				cmd.Dir = work
+				must(b, cmd.Run())
+			}
+			b.ReportMetric(float64(time.Since(began).Microseconds())/float64(n), "native-µs")
+		})
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -210,8 +211,26 @@ func TestTakenOver(t *testing.T) {
 			t.Errorf("%s %q of %d: %s, want %s", c.ask.Do, c.ask.Path, c.ask.Place, got, c.want)
 		}
 	}
-	// Who does not take what it is sent does not have the executor wait.
-	asks := make([]wire.File, 1000)
+	// Nor does it get more by what it asks for ahead: up to what it may not have.
+	ahead := func(names ...string) []byte {
+		out, err := execute(wire.File{Do: wire.FileOpen, Path: []byte("f"), Ahead: wire.Bytes(names)})
+		must(t, err)
+		return out.Stdout.Inline
+	}
+	const closed = " write: write file: bad file descriptor"
+	for _, no := range []string{"secret", "../bob/open/f", "link/f", ".", strings.Repeat("x", executor.MaxPathBytes+1)} {
+		if got, want := string(ahead("sub/f", "group", no, "f")), `open f: done "f\n"`+closed+` "f\n"`+closed+` "group\n"`+closed+"\n"; got != want {
+			t.Errorf("ahead up to %.20s: %s, want %s", no, got, want)
+		}
+	}
+	if got := ahead(slices.Repeat([]string{"f"}, wire.MaxAhead)...); strings.Count(string(got), closed) != 1+wire.MaxAhead {
+		t.Errorf("as many ahead as may be: %s", got)
+	}
+	if out, err := execute(wire.File{Do: wire.FileOpen, Path: []byte("f"), Ahead: make([][]byte, wire.MaxAhead+1)}); err == nil {
+		t.Errorf("more ahead than may be: %+v", out)
+	}
+	// Who does not take what it is sent does not have the executor wait, nor keep many files open.
+	asks := make([]wire.File, 20)
 	for i := range asks {
 		asks[i] = wire.File{Do: wire.FileOpen, Path: []byte("f"), Number: -1}
 	}

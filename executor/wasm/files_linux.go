@@ -65,15 +65,23 @@ func (r *running) file(scratch string, body []byte) error {
 	if len(ask.Path) > executor.MaxPathBytes {
 		return fmt.Errorf("a path of %d bytes", len(ask.Path))
 	}
+	if len(ask.Ahead) > wire.MaxAhead {
+		return fmt.Errorf("%d files to be opened ahead", len(ask.Ahead))
+	}
 	var infos []tree.Info
-	var f *os.File
+	var files []*os.File
 	var err error
 	switch ask.Do {
-	case wire.FileCreate, wire.FileScratch, wire.FileRemove:
-		f, err = r.scratch(scratch, ask)
+	case wire.FileCreate, wire.FileScratch:
+		var f *os.File
+		if f, err = r.scratch(scratch, ask); err == nil {
+			files = []*os.File{f}
+		}
+	case wire.FileRemove:
+		_, err = r.scratch(scratch, ask)
 	default:
 		err = r.files.machine(r.ctx, ask.Place, func(m tree.Machine) (err error) {
-			infos, f, err = read(m, ask)
+			infos, files, err = read(m, ask)
 			return err
 		})
 		if r.ctx.Err() != nil {
@@ -81,9 +89,8 @@ func (r *running) file(scratch string, body []byte) error {
 		}
 	}
 	reply := wire.FileReply{Errno: uint16(tree.Errno(err))}
-	if f != nil {
-		err := r.worker.send(f)
-		if err = errors.Join(err, f.Close()); err != nil {
+	if len(files) > 0 {
+		if err := r.worker.send(files); err != nil {
 			return fmt.Errorf("send a worker a file: %w", err)
 		}
 	}
@@ -98,7 +105,7 @@ func (r *running) file(scratch string, body []byte) error {
 }
 
 // read does what is asked of a machine.
-func read(m tree.Machine, ask wire.File) (infos []tree.Info, f *os.File, err error) {
+func read(m tree.Machine, ask wire.File) (infos []tree.Info, files []*os.File, err error) {
 	switch name := string(ask.Path); ask.Do {
 	case wire.FileLstat:
 		i, err := m.Lstat(name)
@@ -107,8 +114,22 @@ func read(m tree.Machine, ask wire.File) (infos []tree.Info, f *os.File, err err
 		infos, err = m.List(name)
 		return infos, nil, err
 	case wire.FileOpen:
-		f, err = m.Open(name)
-		return nil, f, err
+		f, err := m.Open(name)
+		if err != nil {
+			return nil, nil, err
+		}
+		files = append(files, f)
+		for _, name := range ask.Ahead {
+			if len(name) > executor.MaxPathBytes {
+				break
+			}
+			f, err := m.Open(string(name))
+			if err != nil {
+				break // its turn, and its error, may come
+			}
+			files = append(files, f)
+		}
+		return nil, files, nil
 	}
 	return nil, nil, fmt.Errorf("a worker asks to %.20q", ask.Do)
 }
@@ -140,7 +161,15 @@ func (r *running) scratch(dir string, ask wire.File) (*os.File, error) {
 	return nil, err
 }
 
-// send gives the worker an open file. It waits for nobody.
-func (w *worker) send(f *os.File) error {
-	return unix.Sendmsg(int(w.files.Fd()), []byte{0}, unix.UnixRights(int(f.Fd())), nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+// send gives the worker open files, and closes them. It waits for nobody.
+func (w *worker) send(files []*os.File) error {
+	fds := make([]int, len(files))
+	for i, f := range files {
+		fds[i] = int(f.Fd())
+	}
+	err := unix.Sendmsg(int(w.files.Fd()), []byte{0}, unix.UnixRights(fds...), nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	for _, f := range files {
+		err = errors.Join(err, f.Close())
+	}
+	return err
 }

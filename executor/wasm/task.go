@@ -260,10 +260,8 @@ func (t *task) inWorker(ctx context.Context) (*executor.TaskOutput, error) {
 	}
 	defer func() { t.seats <- s }()
 	for tries := 0; ; tries++ {
-		select {
-		case <-s.ready:
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		if err := t.wait(ctx, s); err != nil {
+			return nil, err
 		}
 		if s.err != nil {
 			err := s.err
@@ -276,6 +274,27 @@ func (t *task) inWorker(ctx context.Context) (*executor.TaskOutput, error) {
 		out, err := t.with(ctx, s)
 		if !errors.Is(err, errGone) || tries > 0 {
 			return out, err
+		}
+	}
+}
+
+// patience is how long a task waits for a worker without a word: several times what one takes to load what was compiled.
+const patience = 500 * time.Millisecond
+
+// wait waits for a seat's worker, and says so where that takes long.
+func (t *task) wait(ctx context.Context, s *seat) error {
+	long := time.NewTimer(patience)
+	defer long.Stop()
+	for {
+		select {
+		case <-s.ready:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-long.C:
+			if t.event != nil {
+				t.event(executor.TaskEvent{Kind: executor.EventNotice, Data: []byte("waiting for the WebAssembly module to be loaded; the first time it is compiled, which takes some seconds")})
+			}
 		}
 	}
 }

@@ -58,6 +58,10 @@ func (w *worker) spawn(argv []string, apart bool) error {
 	w.files = os.NewFile(uintptr(pair[0]), "files")
 	theirs := os.NewFile(uintptr(pair[1]), "files")
 	defer theirs.Close()
+	// The least there is, for a few messages: what a worker does not take is open.
+	if err := unix.SetsockoptInt(pair[0], unix.SOL_SOCKET, unix.SO_SNDBUF, 1); err != nil {
+		return errors.Join(fmt.Errorf("a worker's socket: %w", err), w.files.Close())
+	}
 	attr := &syscall.SysProcAttr{Setpgid: true}
 	if apart {
 		for _, flag := range namespaces {

@@ -97,6 +97,40 @@ func TestOverlay(t *testing.T) {
 	}
 }
 
+// TestManyFiles: files that are read in order, and so opened before they are asked for, are what the task made of them.
+func TestManyFiles(t *testing.T) {
+	e := openShell(t, Config{})
+	work := t.TempDir()
+	var first, second strings.Builder
+	for i := range 300 {
+		content := fmt.Sprintln("content", i)
+		must(t, os.WriteFile(filepath.Join(work, fmt.Sprintf("f%03d", i)), []byte(content), 0o600))
+		first.WriteString(content)
+		switch i {
+		case 100:
+			second.WriteString("changed\n")
+		case 149:
+			second.WriteString(content + "new\n")
+		case 150:
+		case 200:
+			second.WriteString("content 0\n")
+		default:
+			second.WriteString(content)
+		}
+	}
+	spec := uncached("cat *; echo changed >f100; rm f150; echo new >f149a; mv f000 f200; cp f200 f000; echo; cat *")
+	spec.Workdir = work
+	for range 2 { // nothing is left to the next task
+		if got, want := string(run(t, e, spec).Stdout.Inline), first.String()+"\n"+second.String(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	must(t, os.WriteFile(filepath.Join(work, "f050"), []byte("another\n"), 0o600))
+	if got := string(run(t, e, spec).Stdout.Inline); strings.Count(got, "another\n") != 2 {
+		t.Errorf("what was changed since is not seen: %q", got)
+	}
+}
+
 // TestStops: whatever a guest does, it ends when it must.
 func TestStops(t *testing.T) {
 	e := openExecutor(t, Config{MaxParallel: 2})

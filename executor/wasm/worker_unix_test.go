@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/process"
 )
 
 // pidOf is the process of an Executor's only worker.
@@ -84,5 +86,29 @@ func awaitDeath(t *testing.T, pid int) {
 		if err != nil || strings.HasPrefix(strings.TrimSpace(string(out)), "Z") {
 			return
 		}
+	}
+}
+
+// TestWaitingIsTold: a task whose worker takes long to load the module says so before it starts.
+func TestWaitingIsTold(t *testing.T) {
+	own, err := builtWorker()
+	must(t, err)
+	gate := filepath.Join(t.TempDir(), "gate")
+	must(t, syscall.Mkfifo(gate, 0o600))
+	e := openExecutor(t, Config{program: []string{"/bin/sh", "-c", `read x <"$0"; exec "$@"`, gate, own, process.Name}})
+	var events []string
+	ctx := executor.WithEvents(t.Context(), func(ev executor.TaskEvent) {
+		events = append(events, string(ev.Kind))
+		if ev.Kind == executor.EventNotice {
+			if !strings.Contains(string(ev.Data), "compiled") {
+				t.Errorf("%q", ev.Data)
+			}
+			must(t, os.WriteFile(gate, []byte("\n"), 0)) // it waits for nothing else
+		}
+	})
+	out, err := e.Execute(ctx, uncached("echo fine"))
+	must(t, err)
+	if got := strings.Join(events, " "); !out.Success() || got != "queued notice started stdout" {
+		t.Errorf("%s; %+v", got, out)
 	}
 }

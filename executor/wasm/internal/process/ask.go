@@ -45,12 +45,24 @@ func (a *asked) List(name string) ([]tree.Info, error) {
 	for i, x := range r.Infos {
 		all[i] = infoOf(x)
 	}
+	a.ahead.listed(directory{a.place, name}, all)
 	return all, nil
 }
 
 // Open implements tree.Machine.
 func (a *asked) Open(name string) (*os.File, error) {
-	return a.opened(wire.File{Do: wire.FileOpen, Place: a.place, Path: []byte(name)})
+	f, order, more := a.ahead.open(a.place, name)
+	if f != nil {
+		return f, nil
+	}
+	files, err := a.opened(wire.File{Do: wire.FileOpen, Place: a.place, Path: []byte(name), Ahead: wire.Bytes(more)})
+	if err != nil {
+		return nil, err
+	}
+	if order != nil {
+		order.add(files[1:])
+	}
+	return files[0], nil
 }
 
 func infoOf(i wire.Info) tree.Info {
@@ -62,12 +74,20 @@ type askedScratch struct{ *instance }
 
 // Create implements tree.Scratch.
 func (a askedScratch) Create(number int) (*os.File, error) {
-	return a.opened(wire.File{Do: wire.FileCreate, Number: number})
+	return a.one(wire.File{Do: wire.FileCreate, Number: number})
 }
 
 // Open implements tree.Scratch.
 func (a askedScratch) Open(number int) (*os.File, error) {
-	return a.opened(wire.File{Do: wire.FileScratch, Number: number})
+	return a.one(wire.File{Do: wire.FileScratch, Number: number})
+}
+
+func (a askedScratch) one(f wire.File) (*os.File, error) {
+	files, err := a.opened(f)
+	if err != nil {
+		return nil, err
+	}
+	return files[0], nil
 }
 
 // Remove implements tree.Scratch.
@@ -94,10 +114,10 @@ func (i *instance) file(f wire.File) (r wire.FileReply, err error) {
 	return r, nil
 }
 
-// opened has the executor open a file.
-func (i *instance) opened(f wire.File) (*os.File, error) {
+// opened has the executor open a file, and those Ahead of it that can be.
+func (i *instance) opened(f wire.File) ([]*os.File, error) {
 	if _, err := i.file(f); err != nil {
 		return nil, err
 	}
-	return receive()
+	return receive(1 + len(f.Ahead))
 }

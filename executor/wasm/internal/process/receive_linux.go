@@ -11,9 +11,9 @@ import (
 )
 
 // receive takes a file that the executor has sent.
-func receive() (*os.File, error) {
+func receive(most int) ([]*os.File, error) {
 	var b [1]byte
-	oob := make([]byte, unix.CmsgSpace(4))
+	oob := make([]byte, unix.CmsgSpace(4*most))
 	_, n, _, _, err := unix.Recvmsg(wire.Files, b[:], oob, unix.MSG_CMSG_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("receive a file: %w", err)
@@ -23,8 +23,12 @@ func receive() (*os.File, error) {
 		return nil, errors.Join(errOrder, err)
 	}
 	fds, err := unix.ParseUnixRights(&all[0])
-	if err != nil || len(fds) != 1 {
+	if err != nil || len(fds) == 0 {
 		return nil, errors.Join(errOrder, err)
 	}
-	return os.NewFile(uintptr(fds[0]), "file"), nil
+	files := make([]*os.File, len(fds))
+	for i, fd := range fds {
+		files[i] = os.NewFile(uintptr(fd), "file")
+	}
+	return files, nil
 }

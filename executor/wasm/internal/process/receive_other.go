@@ -8,4 +8,4 @@ import (
 )
 
 // receive is for Linux: elsewhere a worker opens its files itself.
-func receive() (*os.File, error) { return nil, errors.ErrUnsupported }
+func receive(int) ([]*os.File, error) { return nil, errors.ErrUnsupported }

@@ -43,6 +43,7 @@ type instance struct {
 	mem   memory
 	stdin bytes.Reader
 	roots []*os.Root
+	ahead ahead
 
 	// order is nil until begin, and err why the task cannot be begun.
 	order     *wire.Task
@@ -121,6 +122,7 @@ func (w *worker) task(ctx context.Context) error {
 
 func (i *instance) close() {
 	i.unmake()
+	i.ahead.forget()
 	for _, r := range i.roots {
 		_ = r.Close()
 	}

@@ -50,6 +50,8 @@ const (
 	MaxFrame = 64 << 20
 	// MaxPiece bounds what of a stream is in a frame.
 	MaxPiece = 64 << 10
+	// MaxAhead bounds File.Ahead. With one more they are as many as fit into a message with descriptors.
+	MaxAhead = 63
 	// MaxModule bounds a module.
 	MaxModule = 256 << 20
 	// MaxMemory is the most that a task can be granted of a module's memory, a little less than MaxModuleMemory, which is all that it can address.
@@ -129,7 +131,7 @@ type Info struct {
 const (
 	FileLstat   = "lstat"   // a FileReply with one Info
 	FileList    = "list"    // a FileReply with all
-	FileOpen    = "open"    // a FileReply, and the file
+	FileOpen    = "open"    // a FileReply, and the file, and of those Ahead as many as could be opened before one that could not
 	FileCreate  = "create"  // that of a scratch file
 	FileScratch = "scratch" // the same, of one that was created
 	FileRemove  = "remove"  // a FileReply
@@ -141,6 +143,8 @@ type File struct {
 	// Place is 0 for the work directory, and else the number of the input, from one on.
 	Place int    `json:",omitempty"`
 	Path  []byte `json:",omitempty"`
+	// Ahead are the paths of at most MaxAhead more files to be opened.
+	Ahead [][]byte `json:",omitempty"`
 	// Number is that of a scratch file.
 	Number int `json:",omitempty"`
 }

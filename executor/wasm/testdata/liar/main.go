@@ -43,14 +43,14 @@ func main() {
 				next(wire.KindReply)
 				continue // what it is sent it does not take
 			}
-			must(wire.Write(os.Stdout, wire.KindStdout, fmt.Appendf(nil, "%s %s: %s\n", ask.Do, ask.Path, answer(next(wire.KindReply), ask.Do))))
+			must(wire.Write(os.Stdout, wire.KindStdout, fmt.Appendf(nil, "%s %s: %s\n", ask.Do, ask.Path, answer(next(wire.KindReply), ask))))
 		}
 		must(wire.WriteJSON(os.Stdout, wire.KindDone, wire.Done{}))
 	}
 }
 
 // answer is what a reply says, in words.
-func answer(b []byte, do string) string {
+func answer(b []byte, ask wire.File) string {
 	if b[0] != 0 {
 		return string(b[1:])
 	}
@@ -63,20 +63,22 @@ func answer(b []byte, do string) string {
 	for _, i := range r.Infos {
 		s += fmt.Sprintf(" %s %o", i.Name, i.Mode)
 	}
-	if do == wire.FileOpen || do == wire.FileCreate || do == wire.FileScratch {
-		oob := make([]byte, unix.CmsgSpace(4))
+	if ask.Do == wire.FileOpen || ask.Do == wire.FileCreate || ask.Do == wire.FileScratch {
+		oob := make([]byte, unix.CmsgSpace(4*(1+len(ask.Ahead))))
 		_, n, _, _, err := unix.Recvmsg(wire.Files, make([]byte, 1), oob, 0)
 		must(err)
 		all, err := unix.ParseSocketControlMessage(oob[:n])
 		must(err)
 		fds, err := unix.ParseUnixRights(&all[0])
 		must(err)
-		f := os.NewFile(uintptr(fds[0]), "file")
-		content, err := io.ReadAll(f)
-		must(err)
-		_, err = f.Write([]byte("x"))
-		s += fmt.Sprintf(" %q write: %v", content, err)
-		must(f.Close())
+		for _, fd := range fds {
+			f := os.NewFile(uintptr(fd), "file")
+			content, err := io.ReadAll(f)
+			must(err)
+			_, err = f.Write([]byte("x"))
+			s += fmt.Sprintf(" %q write: %v", content, err)
+			must(f.Close())
+		}
 	}
 	return s
 }

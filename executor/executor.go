@@ -114,7 +114,7 @@ const EventWindow = 32
 // TaskEvent tells of a task before its result.
 type TaskEvent struct {
 	Kind EventKind
-	// Data is a piece of the stream that Kind names, or what a notice says.
+	// Data is a piece of the stream that Kind names, or what a notice says. Whoever wants a stream looks at Kind: other kinds may come to have data.
 	Data []byte
 	// Platform, of EventStarted, is what the task runs on.
 	Platform string

@@ -18,7 +18,9 @@ func main() {
 		log.Fatal("usage: client SOCKET")
 	}
 	ctx := executor.WithEvents(context.Background(), func(ev executor.TaskEvent) {
-		os.Stdout.Write(ev.Data)
+		if ev.Kind == executor.EventStdout {
+			os.Stdout.Write(ev.Data)
+		}
 	})
 	client, err := rpc.Dial(ctx, os.Args[1])
 	if err != nil {

@@ -278,7 +278,11 @@ func (s *suite) many() {
 	for i := range 64 {
 		wg.Go(func() {
 			var streamed []byte
-			ctx := executor.WithEvents(s.Context(), func(e executor.TaskEvent) { streamed = append(streamed, e.Data...) })
+			ctx := executor.WithEvents(s.Context(), func(e executor.TaskEvent) {
+				if e.Kind == executor.EventStdout {
+					streamed = append(streamed, e.Data...)
+				}
+			})
 			out, err := s.e.Execute(ctx, sh(fmt.Sprintf("echo task %d; exit %d", i, i)))
 			want := fmt.Sprintf("task %d\n", i)
 			if err != nil || out.ExitCode != i || string(out.Stdout.Inline) != want || string(streamed) != want {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -47,8 +48,9 @@ type Config struct {
 	// Version is told in Capabilities.
 	Version string
 
-	shell   bool     // Module is the embedded one
-	program []string // of the workers, with its arguments; nil is the one that runs, as a worker
+	shell             bool          // Module is the embedded one
+	program           []string      // of the workers, with its arguments; nil is the one that runs, as a worker
+	compiling, trying time.Duration // 0 are the constants of these names
 }
 
 // check fills in the defaults.

@@ -18,8 +18,6 @@ import (
 const (
 	// insideID is who a worker of root's is in its user namespace: nobody, outside.
 	insideID = 1000
-	// spare is what a worker may have of memory beyond its task's: compiled code, what the tree knows, garbage.
-	spare = 2 << 30
 	// spareThreads is what it may have of threads beyond those for processors.
 	spareThreads = 256
 )

@@ -2,14 +2,17 @@ package wasm
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -23,7 +26,7 @@ type worker struct {
 	cmd    *exec.Cmd // nil in this process
 	in     io.WriteCloser
 	out    *bufio.Reader
-	stderr *tail
+	stderr *head
 	buf    []byte
 	// world says that the module is a component, and no command.
 	world bool
@@ -45,7 +48,7 @@ type worker struct {
 
 // startWorker returns a worker that has loaded the module. Closing stop ends it meanwhile.
 func startWorker(cfg *Config, stop <-chan struct{}) (w *worker, err error) {
-	w = &worker{stderr: &tail{}}
+	w = &worker{stderr: &head{}}
 	if cfg.InProcess {
 		w.startHere()
 	} else {
@@ -70,7 +73,12 @@ func startWorker(cfg *Config, stop <-chan struct{}) (w *worker, err error) {
 		case <-ready:
 		}
 	})
-	err = w.load(cfg)
+	if w.cmd != nil {
+		err = w.bound(granted{memory: loading - spare, work: math.MaxInt64})
+	}
+	if err == nil {
+		err = w.load(cfg)
+	}
 	if err == nil && w.cmd != nil {
 		err = w.look()
 	}
@@ -78,7 +86,12 @@ func startWorker(cfg *Config, stop <-chan struct{}) (w *worker, err error) {
 	watch.Wait()
 	if err != nil {
 		w.kill()
-		return nil, errors.Join(err, w.reap())
+		err = errors.Join(err, w.reap())
+		why, text, _ := w.died()
+		if said := (*ModuleError)(nil); !errors.As(err, &said) && why == executor.CauseOOMKilled {
+			err = &ModuleError{fmt.Sprintf("it takes more memory to be loaded than the %d MiB that there are for that (%s)", loading>>20, text)}
+		}
+		return nil, err
 	}
 	return w, nil
 }
@@ -146,6 +159,16 @@ func workerEnv() []string {
 	return env
 }
 
+const (
+	// compiling is how long a module may take to be compiled, trying how long to be ready then, for which code of its own may run.
+	compiling = 5 * time.Minute
+	trying    = 30 * time.Second
+	// loading is what it may have of memory while it loads the module, where the system can hold it to that.
+	loading = 4 << 30
+	// spare is what a worker may have beyond its task's memory: compiled code, what the tree knows, garbage.
+	spare = 2 << 30
+)
+
 // load has it load the module, and waits for that.
 func (w *worker) load(cfg *Config) error {
 	// What it says about a wrong module comes before it has read all.
@@ -156,8 +179,27 @@ func (w *worker) load(cfg *Config) error {
 		})
 		sent <- errors.Join(err, wire.Write(w.in, wire.KindModule, cfg.Module))
 	}()
+	compiling, trying := cmp.Or(cfg.compiling, compiling), cmp.Or(cfg.trying, trying)
+	var late atomic.Bool
+	timer := time.AfterFunc(compiling, func() {
+		late.Store(true)
+		w.kill()
+	})
+	defer timer.Stop()
+	compiled := false
 	k, body, err := w.next()
+	if err == nil && k == wire.KindCompiled {
+		compiled = true
+		timer.Reset(trying)
+		k, body, err = w.next()
+	}
 	switch {
+	case late.Load() && compiled:
+		<-sent
+		return &ModuleError{fmt.Sprintf("it is not ready %v after it was compiled: what it runs at its start, in _initialize or ping does not come to an end", trying)}
+	case late.Load():
+		<-sent
+		return &ModuleError{fmt.Sprintf("it takes more than %v to be compiled", compiling)}
 	case err != nil:
 		w.kill()
 		<-sent
@@ -242,29 +284,28 @@ func (w *worker) died() (why executor.Cause, text string, signal int) {
 	return "", "", 0
 }
 
-// tail keeps the end of what a worker says that is no frame: why it crashed.
-type tail struct {
+// head keeps the beginning of what a worker says that is no frame: why it crashed.
+type head struct {
 	mu sync.Mutex
 	b  []byte
 }
 
-const maxTail = 4 << 10
+const maxHead = 4 << 10
 
 // Write implements io.Writer.
-func (t *tail) Write(b []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.b = append(t.b, b[max(0, len(b)-maxTail):]...)
-	t.b = t.b[max(0, len(t.b)-maxTail):]
+func (h *head) Write(b []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.b = append(h.b, b[:min(len(b), maxHead-len(h.b))]...)
 	return len(b), nil
 }
 
 // String is what there is.
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.b) == 0 {
+func (h *head) String() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.b) == 0 {
 		return "it said nothing"
 	}
-	return "it said " + strings.ToValidUTF8(string(t.b), "?")
+	return "it said " + strings.ToValidUTF8(string(h.b), "?")
 }

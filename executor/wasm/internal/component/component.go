@@ -105,6 +105,37 @@ func coreReader(b []byte) (*reader, error) {
 	return &reader{b: b[len(coreMagic):]}, nil
 }
 
+// OnlyFunctions refuses a core module that imports anything else, which nobody here has.
+func OnlyFunctions(core []byte) error {
+	r, err := coreReader(core)
+	if err != nil {
+		return err
+	}
+	for len(r.b) > 0 {
+		id, body := r.section()
+		if id != coreImport {
+			continue
+		}
+		q := &reader{b: body}
+		for n := q.u32(); n > 0 && q.err == nil; n-- {
+			module, name := q.name(), q.name()
+			if kind := map[byte]string{1: "table", 2: "memory", 3: "global", 4: "tag"}[first(q.b)]; kind != "" {
+				return fmt.Errorf("it imports the %s %q of %q, which nobody has here; build it so that it has its own", kind, name, module)
+			}
+			q.importType()
+		}
+		r.fail(q.err)
+	}
+	return r.err
+}
+
+func first(b []byte) byte {
+	if len(b) == 0 {
+		return 0
+	}
+	return b[0]
+}
+
 // canon looks for what the host does not speak.
 func canon(b []byte) error {
 	r := &reader{b: b}

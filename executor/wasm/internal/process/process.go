@@ -192,6 +192,9 @@ func (w *worker) prepare(ctx context.Context) error {
 			return fmt.Errorf("the component cannot be run: %w", err)
 		}
 	}
+	if err := component.OnlyFunctions(code); err != nil {
+		return fmt.Errorf("the module cannot be used: %w", err)
+	}
 	if w.load.Again {
 		if code, w.globals, err = component.ExportGlobals(code, "sandboxd global "); err != nil {
 			return fmt.Errorf("the module cannot be used again: %w", err)
@@ -204,7 +207,10 @@ func (w *worker) prepare(ctx context.Context) error {
 		return fmt.Errorf("the module cannot be compiled: %w", err)
 	}
 	if dir := string(w.load.CodeDir); dir != "" && !w.load.InProcess {
-		_ = shareCode(dir) // it saves memory, and a worker without it is as good
+		_ = shareCode(dir, w.module) // it saves memory, and a worker without it is as good
+	}
+	if err := wire.Write(w.out, wire.KindCompiled, nil); err != nil {
+		return err
 	}
 	return w.recognize(ctx)
 }
@@ -223,7 +229,7 @@ func (w *worker) wasi(ctx context.Context) error {
 // recognize finds how the module is called, and sees that it can be.
 func (w *worker) recognize(ctx context.Context) error {
 	functions := w.module.ExportedFunctions()
-	_, program := functions["_start"]
+	start, program := functions["_start"]
 	_, w.world = functions[abi.ExecuteTask]
 	switch {
 	case w.world:
@@ -232,6 +238,9 @@ func (w *worker) recognize(ctx context.Context) error {
 		}
 	case !program:
 		return fmt.Errorf("the module exports neither _start nor %s; build it as a wasip1 command, or for the world bitzel:executor/executor-component", abi.ExecuteTask)
+	}
+	if program && !w.world && len(start.ParamTypes())+len(start.ResultTypes()) > 0 {
+		return errors.New("the module's _start has parameters or results, and that of a wasip1 command has none")
 	}
 	w.ahead = w.world
 	for _, f := range w.module.ImportedFunctions() {

@@ -1,68 +1,72 @@
 package process
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io/fs"
 	"os"
-	"strings"
+	"reflect"
 	"unsafe"
 
+	"github.com/tetratelabs/wazero"
 	"golang.org/x/sys/unix"
 )
 
 // worthSharing is the size from which on code is shared.
 const worthSharing = 1 << 20
 
-// shareCode maps, in place of the compiled code that this process has for itself, a file in dir that has the same bytes, made
+// shareCode maps, in place of a module's compiled code, which wazero has for this process alone, a file in dir that has the same bytes, made
 // if there is none: so all workers of a module have its pages in common, and those that no task needed are not in memory at all. It is for the
-// time before any code runs. The file is as trusted as the compilation cache, in the same directory; it is compared, since its name only finds it.
+// time before any of it runs. The file is as trusted as the compilation cache, in the same directory; it is compared, since its name only finds it.
 // Code that cannot be shared, such as where dir is mounted noexec, stays as it is.
-func shareCode(dir string) error {
-	all, err := ownCode()
-	if err != nil || len(all) == 0 {
-		return err
+func shareCode(dir string, m wazero.CompiledModule) error {
+	code := codeOf(m)
+	if len(code) < worthSharing {
+		return nil
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	for _, code := range all {
-		if err := share(root, code); err != nil {
-			return fmt.Errorf("share compiled code: %w", err)
-		}
+	if err := share(root, code); err != nil {
+		return fmt.Errorf("share compiled code: %w", err)
 	}
 	return nil
 }
 
-// ownCode is what is mapped to be executed, and is of no file.
-func ownCode() (all [][]byte, err error) {
-	f, err := os.Open("/proc/self/maps")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	s := bufio.NewScanner(f)
-	for s.Scan() {
-		var from, to uintptr
-		var rights, offset, device string
-		var inode uint64
-		if n, _ := fmt.Sscanf(s.Text(), "%x-%x %s %s %s %d", &from, &to, &rights, &offset, &device, &inode); n < 6 || rights != "r-xp" || inode != 0 || strings.Contains(s.Text(), "[") {
-			continue
+// codeOf is the memory with the largest compiled module of the engine that has m, in whole pages: nil if this wazero keeps that otherwise than we
+// know, or interprets.
+func codeOf(m wazero.CompiledModule) (largest []byte) {
+	inner := func(v reflect.Value, fields ...string) reflect.Value {
+		for _, f := range fields {
+			for v.Kind() == reflect.Interface || v.Kind() == reflect.Pointer {
+				v = v.Elem()
+			}
+			if v.Kind() != reflect.Struct {
+				return reflect.Value{}
+			}
+			v = v.FieldByName(f)
 		}
-		if to-from >= worthSharing {
-			all = append(all, unsafe.Slice((*byte)(address(from)), to-from))
+		return v
+	}
+	all := inner(reflect.ValueOf(m), "compiledEngine", "compiledModules")
+	if all.Kind() != reflect.Map {
+		return nil
+	}
+	for i := all.MapRange(); i.Next(); {
+		code := inner(i.Value(), "compiledModule", "executables", "executable")
+		if code.Kind() != reflect.Slice || code.Type().Elem().Kind() != reflect.Uint8 {
+			return nil
+		}
+		if page := os.Getpagesize(); code.Len() > len(largest) && uintptr(code.UnsafePointer())%uintptr(page) == 0 {
+			largest = unsafe.Slice((*byte)(code.UnsafePointer()), (code.Len()+page-1)/page*page)
 		}
 	}
-	return all, s.Err()
+	return largest
 }
-
-// address is a pointer to what the Go runtime did not map.
-func address(a uintptr) unsafe.Pointer { return *(*unsafe.Pointer)(unsafe.Pointer(&a)) }
 
 // share maps a file with what is in code in its place.
 func share(dir *os.Root, code []byte) error {

@@ -2,5 +2,7 @@
 
 package process
 
+import "github.com/tetratelabs/wazero"
+
 // shareCode is for Linux.
-func shareCode(string) error { return nil }
+func shareCode(string, wazero.CompiledModule) error { return nil }

@@ -330,6 +330,9 @@ func (i *instance) answer(ended error) error {
 	case ended != nil:
 		s := ended.Error()
 		d.Trap = strings.ToValidUTF8(s[:min(len(s), maxTrap)], "?")
+		// As a shell says that its command crashed. An error is told with the frame of the end.
+		line, _, _ := strings.Cut(d.Trap, "\n")
+		_ = i.out.stream(wire.KindStderr, []byte("sandboxd: the module trapped: "+line+"\n"))
 	}
 	if i.tree != nil {
 		d.Refused = i.tree.Refused()

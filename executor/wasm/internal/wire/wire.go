@@ -3,7 +3,7 @@
 // long, big end first, and that many bytes.
 //
 //	executor → worker   Load, Module; then for each task: Task; replies: Reply
-//	worker → executor   Ready, or Failed and the end;
+//	worker → executor   Compiled and Ready, or Failed and the end;
 //	                    for each task Begun, any of Stdout, Stderr, Fetch, Store, File, Output,
 //	                    Undeclared; then Done
 //
@@ -29,6 +29,7 @@ const (
 	KindModule     Kind = 'M' // the module's bytes
 	KindTask       Kind = 'T' // a Task
 	KindReply      Kind = 'r' // a byte that is 1 for an error, and the content or the error's text
+	KindCompiled   Kind = 'C' // nothing: the module was compiled, and is tried next
 	KindReady      Kind = 'R' // a byte that is 1 for a component, and 0 for a command, and why walls could not be raised
 	KindFailed     Kind = 'F' // why the module cannot be loaded
 	KindBegun      Kind = 'B' // nothing: the Task was taken

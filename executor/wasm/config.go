@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"runtime"
 	"time"
@@ -25,8 +23,8 @@ type Config struct {
 	// closed after the Executor.
 	Cache *cache.Cache
 	// CodeDir keeps compiled modules, which are native code: whoever may write there may run
-	// anything in a worker. It is made with mode 0700, and one that others may write to is refused. Empty: each worker compiles
-	// for itself.
+	// anything in a worker. It is made with mode 0700, and one that others may write to, or have something of theirs in, is refused. What no executor was
+	// made for in a month is removed. Empty: each worker compiles for itself.
 	CodeDir string
 	// MaxParallel is how many tasks run at once, and how many workers there are; 0 is the number of processors. In a pool this
 	// is what Capabilities tell it, and it gives the turns; alone, others wait with all that they have open.
@@ -48,6 +46,7 @@ type Config struct {
 	// Version is told in Capabilities.
 	Version string
 
+	code              string        // where in CodeDir this Module's is
 	shell             bool          // Module is the embedded one
 	program           []string      // of the workers, with its arguments; nil is the one that runs, as a worker
 	compiling, trying time.Duration // 0 are the constants of these names
@@ -75,20 +74,9 @@ func (c *Config) check() error {
 	if c.CodeDir == "" {
 		return nil
 	}
-	dir, err := filepath.Abs(c.CodeDir)
-	if err != nil {
-		return err
-	}
-	c.CodeDir = dir
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("directory for compiled modules: %w", err)
-	}
-	fi, err := os.Lstat(dir)
-	if err == nil && !fi.IsDir() {
-		err = fmt.Errorf("%s is no directory; choose another", dir)
-	}
-	if err == nil {
-		err = private(dir, fi)
+	var err error
+	if c.CodeDir, err = filepath.Abs(c.CodeDir); err == nil {
+		c.code, err = openCode(c.CodeDir, c.Module)
 	}
 	if err != nil {
 		return fmt.Errorf("directory for compiled modules: %w", err)

@@ -66,7 +66,7 @@ func TestSharedCode(t *testing.T) {
 		"cut short":   func(name string) error { return errors.Join(os.Remove(name), os.WriteFile(name, []byte("x"), 0o600)) },
 		"a directory": func(name string) error { return errors.Join(os.Remove(name), os.Mkdir(name, 0o700)) },
 	} {
-		all, err := filepath.Glob(filepath.Join(cfg.CodeDir, "*.code"))
+		all, err := filepath.Glob(filepath.Join(cfg.CodeDir, "*", "*.code"))
 		must(t, err)
 		if len(all) != 1 {
 			t.Fatalf("there are %q", all)

@@ -175,7 +175,7 @@ func (w *worker) load(cfg *Config) error {
 	sent := make(chan error, 1)
 	go func() {
 		err := wire.WriteJSON(w.in, wire.KindLoad, wire.Load{
-			CodeDir: []byte(cfg.CodeDir), RealClock: cfg.RealClock, Again: cfg.shell && !cfg.RealClock && !cfg.InProcess, InProcess: cfg.InProcess, Asks: w.asks, Walls: w.walls,
+			CodeDir: []byte(cfg.code), RealClock: cfg.RealClock, Again: cfg.shell && !cfg.RealClock && !cfg.InProcess, InProcess: cfg.InProcess, Asks: w.asks, Walls: w.walls,
 		})
 		sent <- errors.Join(err, wire.Write(w.in, wire.KindModule, cfg.Module))
 	}()

@@ -7,7 +7,6 @@
 package process
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -53,15 +52,9 @@ func run() int {
 	return 0
 }
 
-// frame is one from the executor.
-type frame struct {
-	kind wire.Kind
-	body []byte
-}
-
 // worker is what all tasks share.
 type worker struct {
-	in     <-chan frame
+	in     input
 	out    *output
 	load   wire.Load
 	rt     wazero.Runtime
@@ -81,24 +74,7 @@ type worker struct {
 func Serve(ctx context.Context, in io.Reader, out io.Writer, end func()) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	frames := make(chan frame)
-	go func() {
-		defer close(frames)
-		r := bufio.NewReader(in)
-		for {
-			k, body, err := wire.Read(r, wire.MaxModule, nil)
-			if err != nil {
-				end()
-				return
-			}
-			select {
-			case frames <- frame{k, body}:
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	w := &worker{in: frames, out: newOutput(out)}
+	w := &worker{in: newInput(ctx, in, end), out: newOutput(out)}
 	defer func() {
 		if w.rt != nil {
 			_ = w.rt.Close(context.WithoutCancel(ctx)) // it has no error but those of what is closed with it
@@ -131,28 +107,17 @@ const idle = time.Second
 // nextTask is the next frame, which must be a task. While there is none nobody is held up, and garbage that pays to keep for many
 // tasks goes.
 func (w *worker) nextTask() ([]byte, error) {
-	t := time.NewTimer(idle)
-	defer t.Stop()
-	select {
-	case f, ok := <-w.in:
-		return w.frame(f, ok, wire.KindTask)
-	case <-t.C:
-		if !w.load.InProcess {
-			w.gc.all()
-		}
-		return w.next(wire.KindTask)
+	if !w.load.InProcess && !w.in.comes(idle) {
+		w.gc.all()
 	}
+	return w.next(wire.KindTask)
 }
 
 // next is the next frame, which must be of kind k.
 func (w *worker) next(k wire.Kind) ([]byte, error) {
-	f, ok := <-w.in
-	return w.frame(f, ok, k)
-}
-
-func (w *worker) frame(f frame, ok bool, k wire.Kind) ([]byte, error) {
+	f, err := w.in.next()
 	switch {
-	case !ok:
+	case err != nil:
 		return nil, io.EOF
 	case f.kind != k:
 		return nil, fmt.Errorf("%w: %q for %q", errOrder, f.kind, k)

@@ -18,7 +18,7 @@ import (
 // TestRunWasmModule: what is no module says so. What runs is in package integration.
 func TestRunWasmModule(t *testing.T) {
 	dir := t.TempDir()
-	for name, content := range map[string]string{"empty": "", "cannot be compiled": "no module", "exports neither _start": "\x00asm\x01\x00\x00\x00"} {
+	for name, content := range map[string]string{"empty": "", "is no WebAssembly module": "no module", "exports neither _start": "\x00asm\x01\x00\x00\x00"} {
 		file := filepath.Join(dir, "m.wasm")
 		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 			t.Fatal(err)

@@ -100,7 +100,7 @@ func exports(b []byte, name string) (bool, error) {
 
 func coreReader(b []byte) (*reader, error) {
 	if !bytes.HasPrefix(b, coreMagic) {
-		return nil, errors.New("it does not begin as one")
+		return nil, errors.New("it is no WebAssembly module: it does not begin as one")
 	}
 	return &reader{b: b[len(coreMagic):]}, nil
 }

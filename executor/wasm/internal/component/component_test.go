@@ -48,7 +48,7 @@ func TestCore(t *testing.T) {
 		"the option 0x6 of the canonical ABI":  component(section(1, main...), section(sectionCanon, 1, 0, 0, 5, 1, 6, 0)),
 		"the built-in 0x1f of the canonical":   component(section(1, main...), section(sectionCanon, 1, 0x1f)),
 		"it ends in the midst of something":    component(section(1, main...))[:40],
-		"its core module 1: it does not begin": component(section(1, 1, 2, 3)),
+		"its core module 1: it is no WebAssembly module": component(section(1, 1, 2, 3)),
 	} {
 		if got, err := Core(b, "run"); got != nil || err == nil || !strings.Contains(err.Error(), text) {
 			t.Errorf("%q, %v; want %s", got, err, text)

@@ -293,7 +293,7 @@ func (t *task) wait(ctx context.Context, s *seat) error {
 			return ctx.Err()
 		case <-long.C:
 			if t.event != nil {
-				t.event(executor.TaskEvent{Kind: executor.EventNotice, Data: []byte("waiting for the WebAssembly module to be loaded; the first time it is compiled, which takes some seconds")})
+				t.event(executor.TaskEvent{Kind: executor.EventNotice, Text: "waiting for the WebAssembly module to be loaded; the first time it is compiled, which takes some seconds"})
 			}
 		}
 	}

@@ -100,8 +100,8 @@ func TestWaitingIsTold(t *testing.T) {
 	ctx := executor.WithEvents(t.Context(), func(ev executor.TaskEvent) {
 		events = append(events, string(ev.Kind))
 		if ev.Kind == executor.EventNotice {
-			if !strings.Contains(string(ev.Data), "compiled") {
-				t.Errorf("%q", ev.Data)
+			if !strings.Contains(ev.Text, "compiled") {
+				t.Errorf("%q", ev.Text)
 			}
 			must(t, os.WriteFile(gate, []byte("\n"), 0)) // it waits for nothing else
 		}

@@ -63,6 +63,7 @@ func TestOrphans(t *testing.T) {
 		_, _ = e.Execute(ctx, uncached("echo ready\nspin"))
 		return
 	}
+	notInVM(t)
 	self, err := os.Executable()
 	must(t, err)
 	cmd := exec.Command(self, "-test.run=^TestOrphans$")

@@ -1,8 +1,4 @@
-//go:build linux
-
-// Command liar is a worker that a task has taken over: it asks its executor for what its arguments, the second and on, say,
-// and tells what came of it as the task's output.
-package main
+package wasm
 
 import (
 	"bufio"
@@ -16,36 +12,38 @@ import (
 	"github.com/sandboxd/sandboxd/executor/wasm/internal/wire"
 )
 
-func main() {
+// beLiar is a worker that a task has taken over: it asks its executor for what arg says, and tells what came of it as the
+// task's output.
+func beLiar(arg string) {
 	var asks []wire.File
-	must(json.Unmarshal([]byte(os.Args[1]), &asks))
+	check(json.Unmarshal([]byte(arg), &asks))
 	in := bufio.NewReader(os.Stdin)
 	next := func(k wire.Kind) []byte {
 		got, body, err := wire.Read(in, wire.MaxModule, nil)
-		must(err)
+		check(err)
 		if got != k {
-			must(fmt.Errorf("%q for %q", got, k))
+			check(fmt.Errorf("%q for %q", got, k))
 		}
 		return body
 	}
 	var load wire.Load
-	must(json.Unmarshal(next(wire.KindLoad), &load))
+	check(json.Unmarshal(next(wire.KindLoad), &load))
 	next(wire.KindModule)
-	must(wire.Write(os.Stdout, wire.KindReady, []byte{0}))
+	check(wire.Write(os.Stdout, wire.KindReady, []byte{0}))
 	for {
 		next(wire.KindTask)
-		must(wire.Write(os.Stdout, wire.KindBegun, nil))
+		check(wire.Write(os.Stdout, wire.KindBegun, nil))
 		for _, ask := range asks {
 			b, err := json.Marshal(ask)
-			must(err)
-			must(wire.Write(os.Stdout, wire.KindFile, b))
+			check(err)
+			check(wire.Write(os.Stdout, wire.KindFile, b))
 			if ask.Number < 0 {
 				next(wire.KindReply)
 				continue // what it is sent it does not take
 			}
-			must(wire.Write(os.Stdout, wire.KindStdout, fmt.Appendf(nil, "%s %s: %s\n", ask.Do, ask.Path, answer(next(wire.KindReply), ask))))
+			check(wire.Write(os.Stdout, wire.KindStdout, fmt.Appendf(nil, "%s %s: %s\n", ask.Do, ask.Path, answer(next(wire.KindReply), ask))))
 		}
-		must(wire.WriteJSON(os.Stdout, wire.KindDone, wire.Done{}))
+		check(wire.WriteJSON(os.Stdout, wire.KindDone, wire.Done{}))
 	}
 }
 
@@ -55,7 +53,7 @@ func answer(b []byte, ask wire.File) string {
 		return string(b[1:])
 	}
 	var r wire.FileReply
-	must(json.Unmarshal(b[1:], &r))
+	check(json.Unmarshal(b[1:], &r))
 	if r.Errno != 0 {
 		return fmt.Sprint("error ", r.Errno)
 	}
@@ -66,24 +64,25 @@ func answer(b []byte, ask wire.File) string {
 	if ask.Do == wire.FileOpen || ask.Do == wire.FileCreate || ask.Do == wire.FileScratch {
 		oob := make([]byte, unix.CmsgSpace(4*(1+len(ask.Ahead))))
 		_, n, _, _, err := unix.Recvmsg(wire.Files, make([]byte, 1), oob, 0)
-		must(err)
+		check(err)
 		all, err := unix.ParseSocketControlMessage(oob[:n])
-		must(err)
+		check(err)
 		fds, err := unix.ParseUnixRights(&all[0])
-		must(err)
+		check(err)
 		for _, fd := range fds {
 			f := os.NewFile(uintptr(fd), "file")
 			content, err := io.ReadAll(f)
-			must(err)
+			check(err)
 			_, err = f.Write([]byte("x"))
 			s += fmt.Sprintf(" %q write: %v", content, err)
-			must(f.Close())
+			check(f.Close())
 		}
 	}
 	return s
 }
 
-func must(err error) {
+// check ends a process that another test has started.
+func check(err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

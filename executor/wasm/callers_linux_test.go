@@ -204,6 +204,14 @@ func TestTakenOver(t *testing.T) {
 			t.Errorf("%s %q of %d: %s, want %s", c.ask.Do, c.ask.Path, c.ask.Place, got, c.want)
 		}
 	}
+	// It has no more of the kernel's memory than goes with its task.
+	for ask, want := range map[string]string{"map": "map: cannot allocate memory\n", "events": "events: true\n"} {
+		out, err := execute(wire.File{Do: ask})
+		must(t, err)
+		if got := string(out.Stdout.Inline); got != want {
+			t.Errorf("%s: %s", ask, got)
+		}
+	}
 	// Nor does it get more by what it asks for ahead: up to what it may not have.
 	ahead := func(names ...string) []byte {
 		out, err := execute(wire.File{Do: wire.FileOpen, Path: []byte("f"), Ahead: wire.Bytes(names)})

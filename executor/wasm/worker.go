@@ -36,6 +36,7 @@ type worker struct {
 	lacks           string
 	stands, missing []string
 	bounds          granted // that the kernel holds it to
+	space           int64   // of addresses, that it had when it was ready
 
 	// cpu is what it had used when its last task was done.
 	userBefore, systemBefore time.Duration

@@ -18,7 +18,7 @@ BENCH     ?= .
 SEED      ?= 1
 # The packages whose tests make namespaces, mounts, cgroups or rules. Those that take long
 # begin early, after the harness's own.
-VM_PACKAGES := $(foreach d,internal/vmtest executor/local integration executor/rpc rootfs sandbox limits netpolicy cache netpolicy/inside,$(if $(wildcard $(d)/*_test.go),./$(d)))
+VM_PACKAGES := $(foreach d,internal/vmtest executor/local integration executor/rpc executor/wasm rootfs sandbox limits netpolicy cache netpolicy/inside,$(if $(wildcard $(d)/*_test.go),./$(d)))
 # The kernels of `make test-vm` and, the oldest we care for, of `make test-vm-all`:
 # packages of which the first that apt knows is taken, or a folder with one unpacked.
 VM_KERNEL     ?= linux-image-6.12-cloud-amd64 linux-image-cloud-amd64

@@ -100,7 +100,7 @@ const (
 	EventStarted EventKind = "started"
 	EventStdout  EventKind = "stdout"
 	EventStderr  EventKind = "stderr"
-	// EventNotice says in its Data, to people, why a task has to wait. It is told before EventStarted.
+	// EventNotice says in its Text why a task has to wait. It is told before EventStarted.
 	EventNotice EventKind = "notice"
 )
 
@@ -114,10 +114,12 @@ const EventWindow = 32
 // TaskEvent tells of a task before its result.
 type TaskEvent struct {
 	Kind EventKind
-	// Data is a piece of the stream that Kind names, or what a notice says. Whoever wants a stream looks at Kind: other kinds may come to have data.
+	// Data is a piece of the stream that Kind names.
 	Data []byte
 	// Platform, of EventStarted, is what the task runs on.
 	Platform string
+	// Text, of EventNotice, is for people.
+	Text string
 	// buffer is what Data lies in, if NewTaskEvent took it from a pool.
 	buffer *[]byte
 }

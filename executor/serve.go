@@ -396,7 +396,7 @@ func (t *teller) tell(ev TaskEvent) {
 		if push(t, t.window, struct{}{}) {
 			piece := NewTaskEvent(ev.Kind, n)
 			copy(piece.Data, data)
-			piece.Platform = ev.Platform
+			piece.Platform, piece.Text = ev.Platform, ev.Text
 			push(t, t.out, Response{ID: t.id, Body: piece})
 		}
 		if data = data[n:]; len(data) == 0 {

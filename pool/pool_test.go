@@ -493,7 +493,7 @@ func TestAgainOnlyBeforeTheStart(t *testing.T) {
 		"unavailable": {func(context.Context) error { return executor.Errorf(executor.Unavailable, "x") }, true},
 		"gone":        {func(context.Context) error { return context.Canceled }, true},
 		"unavailable after a notice": {func(ctx context.Context) error {
-			executor.EventsFrom(ctx)(executor.TaskEvent{Kind: executor.EventNotice, Data: []byte("x")})
+			executor.EventsFrom(ctx)(executor.TaskEvent{Kind: executor.EventNotice, Text: "x"})
 			return executor.Errorf(executor.Unavailable, "x")
 		}, true},
 		"unavailable when started": {func(ctx context.Context) error { start(ctx); return executor.Errorf(executor.Unavailable, "x") }, false},

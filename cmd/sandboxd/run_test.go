@@ -209,7 +209,7 @@ func TestRunStreamsOutputOnce(t *testing.T) {
 	d := startDaemon(t, &scripted{run: func(ctx context.Context, _ *executor.TaskSpec) (*executor.TaskOutput, error) {
 		f := executor.EventsFrom(ctx)
 		f(executor.TaskEvent{Kind: executor.EventQueued})
-		f(executor.TaskEvent{Kind: executor.EventNotice, Data: []byte("it takes a while")})
+		f(executor.TaskEvent{Kind: executor.EventNotice, Text: "it takes a while"})
 		f(executor.TaskEvent{Kind: executor.EventStarted})
 		f(executor.TaskEvent{Kind: executor.EventStdout, Data: []byte("out 1\n")})
 		f(executor.TaskEvent{Kind: executor.EventStderr, Data: []byte("err\n")})

@@ -69,7 +69,7 @@ func (s *screen) event(ev executor.TaskEvent) {
 		s.write(ev.Kind, ev.Data)
 	case executor.EventNotice:
 		s.wipe()
-		fmt.Fprintf(s.notices, "sandboxd: %s\n", ev.Data)
+		fmt.Fprintf(s.notices, "sandboxd: %s\n", ev.Text)
 	}
 }
 

@@ -805,6 +805,7 @@ type TaskEvent struct {
 	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
 	Platform      string                 `protobuf:"bytes,3,opt,name=platform,proto3" json:"platform,omitempty"`
+	Text          string                 `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -856,6 +857,13 @@ func (x *TaskEvent) GetData() []byte {
 func (x *TaskEvent) GetPlatform() string {
 	if x != nil {
 		return x.Platform
+	}
+	return ""
+}
+
+func (x *TaskEvent) GetText() string {
+	if x != nil {
+		return x.Text
 	}
 	return ""
 }
@@ -2379,11 +2387,12 @@ const file_executor_proto_rawDesc = "" +
 	"\x05Error\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\tR\x05field\x12\x12\n" +
-	"\x04text\x18\x03 \x01(\fR\x04text\"O\n" +
+	"\x04text\x18\x03 \x01(\fR\x04text\"c\n" +
 	"\tTaskEvent\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x1a\n" +
-	"\bplatform\x18\x03 \x01(\tR\bplatform\"\xfc\x04\n" +
+	"\bplatform\x18\x03 \x01(\tR\bplatform\x12\x12\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text\"\xfc\x04\n" +
 	"\bTaskSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x12\x16\n" +
 	"\x06recipe\x18\x02 \x01(\fR\x06recipe\x12\x16\n" +

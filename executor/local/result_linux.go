@@ -23,19 +23,3 @@ func (t *task) store(ctx context.Context, out *executor.TaskOutput) (wait func()
 	go func() { done <- action.Store(t.cfg.Cache, t.namespace(), t.signature, out) }()
 	return func() error { return <-done }
 }
-
-// lookUp returns the stored result of the task with its outputs in place, or nil.
-func (t *task) lookUp(ctx context.Context) (*executor.TaskOutput, error) {
-	out, err := action.LookUp(t.cfg.Cache, t.namespace(), t.signature)
-	if errors.Is(err, action.ErrRecord) {
-		t.log.WithError(err).WithField("signature", t.signature.String()).Warn("the task is run again")
-		return nil, nil
-	}
-	if out == nil || err != nil {
-		return nil, err
-	}
-	if err := t.place(ctx, out); err != nil {
-		return nil, err
-	}
-	return out, nil
-}

@@ -99,17 +99,12 @@ func (t *task) execute(ctx context.Context) (out *executor.TaskOutput, err error
 		return nil, err
 	}
 	return t.flight.Do(ctx, &flight.Task{
-		Key: t.namespace() + t.signature.String(), Spec: t.spec, Caller: t.caller, Granted: t.granted, Event: t.event, Cache: t.cfg.Cache,
-		LookUp: t.lookUp,
+		Namespace: t.namespace(), Signature: t.signature, Sign: t.sign, Spec: t.spec, Caller: t.caller, Granted: t.granted, Event: t.event,
+		Cache: t.cfg.Cache, Log: t.log, Place: t.place,
 		Run: func(ctx context.Context) (flight.Result, error) {
 			out, err := t.run(ctx, true)
 			return flight.Result{Output: out, Kept: t.kept, Strained: t.strained}, err
 		},
-		Unchanged: func(ctx context.Context) bool {
-			now, err := t.sign(ctx)
-			return err == nil && now == t.signature
-		},
-		Place: t.place,
 	})
 }
 

@@ -163,7 +163,7 @@ func toResponse(r executor.Response) *pb.Response {
 	case *executor.Error:
 		m.Body = &pb.Response_Error{Error: &pb.Error{Kind: text(b.Kind), Field: text(b.Field), Text: toBytes(b.Text)}}
 	case executor.TaskEvent:
-		m.Body = &pb.Response_TaskEvent{TaskEvent: &pb.TaskEvent{Kind: text(b.Kind), Data: b.Data, Platform: text(b.Platform)}}
+		m.Body = &pb.Response_TaskEvent{TaskEvent: &pb.TaskEvent{Kind: text(b.Kind), Data: b.Data, Platform: text(b.Platform), Text: text(b.Text)}}
 	}
 	return m
 }
@@ -197,7 +197,7 @@ func fromResponse(m *pb.Response) executor.Response {
 		e := b.Error
 		r.Body = &executor.Error{Kind: executor.Kind(e.GetKind()), Field: e.GetField(), Text: string(e.GetText())}
 	case *pb.Response_TaskEvent:
-		r.Body = executor.TaskEvent{Kind: executor.EventKind(b.TaskEvent.GetKind()), Data: b.TaskEvent.GetData(), Platform: b.TaskEvent.GetPlatform()}
+		r.Body = executor.TaskEvent{Kind: executor.EventKind(b.TaskEvent.GetKind()), Data: b.TaskEvent.GetData(), Platform: b.TaskEvent.GetPlatform(), Text: b.TaskEvent.GetText()}
 	default:
 		r.Body = executor.Errorf(executor.Internal, "the answer has no known body; use the same version at both ends")
 	}

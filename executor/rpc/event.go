@@ -13,7 +13,7 @@ import (
 // Events are most of what crosses the socket, and so are packed and unpacked here: protobuf would
 // copy their data once more at either end. On the wire they are what it makes of a Response.
 
-// event is a Response with a TaskEvent that has no Platform, to be sent. Once sent its data are gone.
+// event is a Response with a TaskEvent that has data at most, to be sent. Once sent its data are gone.
 type event struct {
 	id uint64
 	executor.TaskEvent

@@ -291,7 +291,7 @@ func (v service) send(stream pb.Executor_SessionServer, c *conn, out <-chan exec
 	for r := range out {
 		switch b := r.Body.(type) {
 		case executor.TaskEvent:
-			if b.Platform == "" { // else it is as small as it is rare
+			if b.Platform == "" && b.Text == "" { // else it is as small as it is rare
 				put(event{r.ID, b})
 				continue
 			}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -117,7 +116,7 @@ func TestResultsAreOneUsers(t *testing.T) {
 // TestAccessIsEnforced: what a rule does not allow is refused, and what it bounds is bounded.
 func TestAccessIsEnforced(t *testing.T) {
 	testutil.RequireRoot(t)
-	e := openShell(t, Config{Access: access.Rules{{Name: "alice", User: &alice.UID, Most: executor.ResourceLimits{MemoryBytes: 256 << 20}}}})
+	e := openShell(t, Config{Module: []byte(nothing), Access: access.Rules{{Name: "alice", User: &alice.UID, Most: executor.ResourceLimits{MemoryBytes: 256 << 20}}}})
 	spec := uncached("true")
 	out, err := e.Execute(by(t, alice), spec)
 	must(t, err)
@@ -152,16 +151,10 @@ func TestStrangers(t *testing.T) {
 func TestTakenOver(t *testing.T) {
 	testutil.RequireRoot(t)
 	at := neighbours(t)
-	path := filepath.Join(t.TempDir(), "liar")
-	cmd := exec.Command("go", "build", "-o", path, "./testdata/liar")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
 	execute := func(asks ...wire.File) (*executor.TaskOutput, error) {
 		arg, err := json.Marshal(asks)
 		must(t, err)
-		e := openShell(t, Config{program: []string{path, string(arg)}, Module: []byte("x")})
+		e := openShell(t, Config{program: []string{"/proc/self/exe", "liar", string(arg)}, Module: []byte("x")})
 		s := <-e.seats
 		<-s.ready
 		s.worker.missing = nil // it raises no walls
@@ -209,6 +202,14 @@ func TestTakenOver(t *testing.T) {
 		_, got, _ := strings.Cut(string(out.Stdout.Inline), ": ")
 		if !strings.HasPrefix(got, c.want) {
 			t.Errorf("%s %q of %d: %s, want %s", c.ask.Do, c.ask.Path, c.ask.Place, got, c.want)
+		}
+	}
+	// It has no more of the kernel's memory than goes with its task.
+	for ask, want := range map[string]string{"map": "map: cannot allocate memory\n", "events": "events: true\n"} {
+		out, err := execute(wire.File{Do: ask})
+		must(t, err)
+		if got := string(out.Stdout.Inline); got != want {
+			t.Errorf("%s: %s", ask, got)
 		}
 	}
 	// Nor does it get more by what it asks for ahead: up to what it may not have.

@@ -33,14 +33,19 @@ func example(t *testing.T, name string) []byte {
 }
 
 func TestComponentInC(t *testing.T) {
+	notInVM(t)
 	_, err := exec.LookPath("clang-19")
 	testutil.Require(t, err == nil, "clang-19 builds the component: apt-get install clang-19 lld-19 wasi-libc libclang-rt-19-dev-wasm32")
 	runComponent(t, example(t, "c"))
 }
 
-func TestComponentInGo(t *testing.T) { runComponent(t, example(t, "go")) }
+func TestComponentInGo(t *testing.T) {
+	notInVM(t)
+	runComponent(t, example(t, "go"))
+}
 
 func TestComponentInJavaScript(t *testing.T) {
+	notInVM(t)
 	_, err := exec.LookPath("npm")
 	testutil.Require(t, err == nil, "npm builds the component: apt-get install npm")
 	if testing.Short() {

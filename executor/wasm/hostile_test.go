@@ -13,6 +13,7 @@ import (
 
 func hostileModule(t *testing.T) []byte {
 	t.Helper()
+	notInVM(t)
 	to := filepath.Join(shared, "hostile.wasm")
 	cmd := exec.Command("go", "build", "-buildmode=c-shared", "-trimpath", "-ldflags=-s -w", "-o", to, "./testdata/hostile")
 	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0")

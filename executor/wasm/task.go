@@ -107,34 +107,13 @@ func (t *task) execute(ctx context.Context) (_ *executor.TaskOutput, err error) 
 		return nil, err
 	}
 	return t.flight.Do(ctx, &flight.Task{
-		Key: t.namespace() + t.signature.String(), Spec: t.spec, Caller: t.caller, Granted: t.granted, Event: t.event, Cache: t.cfg.Cache,
-		LookUp: t.lookUp,
+		Namespace: t.namespace(), Signature: t.signature, Sign: t.sign, Spec: t.spec, Caller: t.caller, Granted: t.granted, Event: t.event,
+		Cache: t.cfg.Cache, Log: t.log, Place: t.place,
 		Run: func(ctx context.Context) (flight.Result, error) {
 			out, err := t.run(ctx, true)
 			return flight.Result{Output: out, Kept: t.kept, Strained: t.strained}, err
 		},
-		Unchanged: func(ctx context.Context) bool {
-			now, err := t.sign(ctx)
-			return err == nil && now == t.signature
-		},
-		Place: t.place,
 	})
-}
-
-// lookUp returns the stored result of the task with its outputs in place, or nil.
-func (t *task) lookUp(ctx context.Context) (*executor.TaskOutput, error) {
-	out, err := action.LookUp(t.cfg.Cache, t.namespace(), t.signature)
-	if errors.Is(err, action.ErrRecord) {
-		t.log.WithError(err).WithField("signature", t.signature.String()).Warn("the task is run again")
-		return nil, nil
-	}
-	if out == nil || err != nil {
-		return nil, err
-	}
-	if err := t.place(ctx, out); err != nil {
-		return nil, err
-	}
-	return out, nil
 }
 
 func (t *task) tell(k executor.EventKind) {
@@ -293,7 +272,7 @@ func (t *task) wait(ctx context.Context, s *seat) error {
 			return ctx.Err()
 		case <-long.C:
 			if t.event != nil {
-				t.event(executor.TaskEvent{Kind: executor.EventNotice, Data: []byte("waiting for the WebAssembly module to be loaded; the first time it is compiled, which takes some seconds")})
+				t.event(executor.TaskEvent{Kind: executor.EventNotice, Text: "waiting for the WebAssembly module to be loaded; the first time it is compiled, which takes some seconds"})
 			}
 		}
 	}

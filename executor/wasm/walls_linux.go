@@ -18,6 +18,11 @@ import (
 const (
 	// insideID is who a worker of root's is in its user namespace: nobody, outside.
 	insideID = 1000
+	// spareSpace is what it may have of addresses beyond what it has and all that: an instance or two, which have 4 GiB each. Tables of
+	// pages are memory, too, where all that is mapped is one page of zeros.
+	spareSpace = 16 << 30
+	// spareFiles is what it may have open beyond its task's files.
+	spareFiles = 1024
 	// spareThreads is what it may have of threads beyond those for processors.
 	spareThreads = 256
 )
@@ -97,6 +102,10 @@ func (w *worker) look() error {
 		}
 	}
 	none := func(s string) bool { return strings.Trim(s, "0") == "" && s != "" }
+	if _, err := fmt.Sscanf(status["VmSize"], "%d kB", &w.space); err != nil {
+		return fmt.Errorf("a worker's address space: %w", err)
+	}
+	w.space <<= 10
 	filtered := status["Seccomp"] == "2" && status["NoNewPrivs"] == "1"
 	w.stands = []string{"worker process"}
 	add(filtered, "no_new_privs, and a system call filter by which it opens nothing and runs nothing")
@@ -147,7 +156,10 @@ func (w *worker) bound(g granted) error {
 	if w.bounds == g {
 		return nil
 	}
-	for resource, most := range map[int]int64{unix.RLIMIT_DATA: g.memory + spare, unix.RLIMIT_FSIZE: max(g.work, g.tmp)} {
+	for resource, most := range map[int]int64{
+		unix.RLIMIT_DATA: g.memory + spare, unix.RLIMIT_AS: w.space + g.memory + spare + spareSpace,
+		unix.RLIMIT_FSIZE: max(g.work, g.tmp), unix.RLIMIT_NOFILE: int64(g.openFiles) + spareFiles,
+	} {
 		var l unix.Rlimit
 		if err := unix.Prlimit(w.cmd.Process.Pid, resource, nil, &l); err != nil {
 			return fmt.Errorf("a worker's limits: %w", err)

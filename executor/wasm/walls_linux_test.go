@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
@@ -20,27 +19,13 @@ import (
 	"github.com/sandboxd/sandboxd/internal/testutil"
 )
 
-// builtProbe is testdata/probe.
-var builtProbe = sync.OnceValues(func() (string, error) {
-	if p := os.Getenv("SANDBOXD_TEST_PROBE"); p != "" {
-		return p, nil
-	}
-	to := filepath.Join(shared, "probe")
-	cmd := exec.Command("go", "build", "-o", to, "./testdata/probe")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", &exec.Error{Name: string(out), Err: err}
-	}
-	return to, nil
-})
+func init() { pretenders = map[string]func(arg string){"probe": beProbe, "liar": beLiar} }
 
 // needs are what a worker needs, behind its walls.
 var needs = []string{"may read what is open", "may make threads and collect garbage", "write to memory again"}
 
 // TestWalls: a worker reaches nothing of the machine, by two walls each where that can be.
 func TestWalls(t *testing.T) {
-	path, err := builtProbe()
-	must(t, err)
 	dir := t.TempDir()
 	to := map[string]any{"File": filepath.Join(dir, "file"), "Socket": filepath.Join(dir, "socket"), "Abstract": "sandboxd-test-" + filepath.Base(filepath.Dir(dir)), "Pid": os.Getpid()}
 	must(t, os.WriteFile(filepath.Join(dir, "file"), []byte("x"), 0o644))
@@ -61,7 +46,7 @@ func TestWalls(t *testing.T) {
 	}
 	arg, err := json.Marshal(to)
 	must(t, err)
-	w, err := startWorker(&Config{program: []string{path, string(arg)}}, nil)
+	w, err := startWorker(&Config{program: []string{"/proc/self/exe", "probe", string(arg)}}, nil)
 	var said *ModuleError
 	if !errors.As(err, &said) {
 		t.Fatalf("%v, %v", w, err)
@@ -124,7 +109,7 @@ func TestWallsStand(t *testing.T) {
 		}
 		return
 	}
-	e := openShell(t, Config{})
+	e := openShell(t, Config{Module: []byte(nothing)})
 	out := run(t, e, uncached("echo hi"))
 	s := <-e.seats
 	defer func() { e.seats <- s }()
@@ -178,7 +163,7 @@ func TestWithoutNamespaces(t *testing.T) {
 		return
 	}
 	must(t, os.WriteFile("/proc/sys/user/max_user_namespaces", []byte("0"), 0))
-	e := openShell(t, Config{})
+	e := openShell(t, Config{Module: []byte(nothing)})
 	out := run(t, e, uncached("echo hi"))
 	for _, wall := range []string{"no_new_privs, and a system call filter by which it opens nothing and runs nothing", "no capabilities", "a user without files"} {
 		if !slices.Contains(out.Applied.Sandbox, wall) {

@@ -39,6 +39,7 @@ type worker struct {
 	lacks           string
 	stands, missing []string
 	bounds          granted // that the kernel holds it to
+	space           int64   // of addresses, that it had when it was ready
 
 	// cpu is what it had used when its last task was done.
 	userBefore, systemBefore time.Duration
@@ -74,6 +75,7 @@ func startWorker(cfg *Config, stop <-chan struct{}) (w *worker, err error) {
 		}
 	})
 	if w.cmd != nil {
+		w.space = math.MaxInt64 / 2 // what it will have is not known yet
 		err = w.bound(granted{memory: loading - spare, work: math.MaxInt64})
 	}
 	if err == nil {

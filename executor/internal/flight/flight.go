@@ -8,8 +8,11 @@ import (
 	"io"
 	"sync"
 
+	"github.com/sirupsen/logrus"
+
 	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/internal/action"
 	"github.com/sandboxd/sandboxd/executor/internal/caller"
 )
 
@@ -23,22 +26,46 @@ type Group struct {
 
 // Task is one that runs once.
 type Task struct {
-	// Key is that of the same task, by the same user.
-	Key    string
-	Spec   *executor.TaskSpec
-	Caller executor.Caller
+	// Namespace keeps the results of users apart. It and the Signature are those of the same task, by the same user.
+	Namespace string
+	Signature action.Signature
+	Spec      *executor.TaskSpec
+	Caller    executor.Caller
 	// Granted is what the task may have; it can be compared.
 	Granted any
 	Event   executor.EventFunc
 	Cache   *cache.Cache
-	// LookUp returns the stored result with its outputs in place, or nil.
-	LookUp func(context.Context) (*executor.TaskOutput, error)
+	Log     logrus.FieldLogger
 	// Run runs the task.
 	Run func(context.Context) (Result, error)
-	// Unchanged says whether the task reads what it read when its key was made.
-	Unchanged func(context.Context) bool
+	// Sign makes the signature of what the task reads now.
+	Sign func(context.Context) (action.Signature, error)
 	// Place puts the outputs of a success in place.
 	Place func(context.Context, *executor.TaskOutput) error
+}
+
+func (t *Task) key() string { return t.Namespace + t.Signature.String() }
+
+// lookUp returns the stored result with its outputs in place, or nil.
+func (t *Task) lookUp(ctx context.Context) (*executor.TaskOutput, error) {
+	out, err := action.LookUp(t.Cache, t.Namespace, t.Signature)
+	if errors.Is(err, action.ErrRecord) {
+		t.Log.WithError(err).WithField("signature", t.Signature.String()).Warn("the task is run again")
+		return nil, nil
+	}
+	if out == nil || err != nil {
+		return nil, err
+	}
+	if err := t.Place(ctx, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// unchanged says whether the task reads what it read when it was signed.
+func (t *Task) unchanged(ctx context.Context) bool {
+	now, err := t.Sign(ctx)
+	return err == nil && now == t.Signature
 }
 
 // Result is what became of a task.
@@ -71,16 +98,16 @@ func (g *Group) Waiting() (n int) {
 	return n
 }
 
-// join returns a new one, for the caller to do, where nobody runs key, and else that of who did once it is over.
+// join returns a new one, for the caller to do, where nobody runs the same, and else that of who did once it is over.
 func (g *Group) join(ctx context.Context, t *Task) (r *flown, mine bool, err error) {
 	g.Mu.Lock()
-	r = g.running[t.Key]
+	r = g.running[t.key()]
 	if r == nil {
 		if g.running == nil {
 			g.running = map[string]*flown{}
 		}
 		r = &flown{over: make(chan struct{}), task: t}
-		g.running[t.Key] = r
+		g.running[t.key()] = r
 		g.Mu.Unlock()
 		return r, true, nil
 	}
@@ -104,7 +131,7 @@ func (g *Group) join(ctx context.Context, t *Task) (r *flown, mine bool, err err
 func (g *Group) land(r *flown) {
 	g.Mu.Lock()
 	defer g.Mu.Unlock()
-	delete(g.running, r.task.Key)
+	delete(g.running, r.task.key())
 	close(r.over)
 }
 
@@ -138,7 +165,7 @@ func (g *Group) lead(ctx context.Context, r *flown) (*executor.TaskOutput, error
 	defer g.land(r)
 	t := r.task
 	if t.Spec.Cache == executor.CacheUse {
-		if out, err := t.LookUp(ctx); out != nil || err != nil {
+		if out, err := t.lookUp(ctx); out != nil || err != nil {
 			r.kept = out != nil
 			return out, err
 		}
@@ -150,7 +177,7 @@ func (g *Group) lead(ctx context.Context, r *flown) (*executor.TaskOutput, error
 		return out, err
 	}
 	// As for one that is stored: what it read must be what was hashed.
-	if t.Unchanged(ctx) {
+	if t.unchanged(ctx) {
 		r.out = out
 	}
 	return out, nil
@@ -160,7 +187,7 @@ func (g *Group) lead(ctx context.Context, r *flown) (*executor.TaskOutput, error
 func (t *Task) follow(ctx context.Context, r *flown) (out *executor.TaskOutput, err error) {
 	switch {
 	case r.kept:
-		if out, err = t.LookUp(ctx); out == nil || err != nil {
+		if out, err = t.lookUp(ctx); out == nil || err != nil {
 			return nil, err
 		}
 	case r.out == nil, r.task.Granted != t.Granted, !caller.Alike(r.task.Caller, t.Caller):

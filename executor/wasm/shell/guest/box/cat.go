@@ -298,7 +298,7 @@ func wc(_ context.Context, c *tool.Call) int {
 	var titles []string
 	var total counts
 	status = c.Each(names, 1, func(name string, r io.Reader) error {
-		k, err := countAll(r)
+		k, err := countAll(r, f.Has("w", "m", "L"))
 		if err != nil {
 			return err
 		}
@@ -349,15 +349,20 @@ func (k *counts) add(o counts) {
 	k.longest = max(k.longest, o.longest)
 }
 
-func countAll(r io.Reader) (k counts, err error) {
+// countAll counts bytes and lines, and where text is set the rest, for which it must look at each character.
+func countAll(r io.Reader, text bool) (k counts, err error) {
 	buf := make([]byte, 32<<10)
 	inWord := false
 	column := int64(0)
 	var rest []byte
 	for {
 		n, err := r.Read(buf)
-		b := append(rest, buf[:n]...)
 		k.bytes += int64(n)
+		if !text {
+			k.lines += int64(bytes.Count(buf[:n], []byte{'\n'}))
+			n = 0
+		}
+		b := append(rest, buf[:n]...)
 		for len(b) > 0 && (utf8.FullRune(b) || err != nil) {
 			ch, size := utf8.DecodeRune(b)
 			b = b[size:]

@@ -1,8 +1,4 @@
-//go:build linux
-
-// Command probe begins as a worker does, and then tries what a worker must not be able to do: first behind its walls
-// without the system call filter, and then with it. What came of it is what it says of its module.
-package main
+package wasm
 
 import (
 	"bufio"
@@ -27,40 +23,35 @@ type target struct {
 	Pid                         int
 }
 
-func main() {
+// beProbe begins as a worker does, and then tries what a worker must not be able to do: first behind its walls
+// without the system call filter, and then with it. What came of it is what it says of its module.
+func beProbe(arg string) {
 	var to target
-	must(json.Unmarshal([]byte(os.Args[1]), &to))
+	check(json.Unmarshal([]byte(arg), &to))
 	in := bufio.NewReader(os.Stdin)
 	_, body, err := wire.Read(in, wire.MaxFrame, nil)
-	must(err)
+	check(err)
 	var load wire.Load
-	must(json.Unmarshal(body, &load))
+	check(json.Unmarshal(body, &load))
 	// Where there is one to become, it may open nothing by then.
 	file, err := os.Open(to.File)
-	must(err)
+	check(err)
 	own, err := unix.MemfdCreate("own", 0)
-	must(err)
+	check(err)
 	mem := os.NewFile(uintptr(own), "own")
 	var page []byte
 	page, err = unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
-	must(err)
+	check(err)
 	said := map[string]map[string]string{}
 	walls := *load.Walls
 	walls.Filter = false
-	must(process.Raise(&walls))
+	check(process.Raise(&walls))
 	said["without"] = probe(to, file, mem, page, !walls.Root)
-	must(process.Raise(&wire.Walls{Filter: true}))
+	check(process.Raise(&wire.Walls{Filter: true}))
 	said["with"] = probe(to, file, mem, page, false)
 	b, err := json.Marshal(said)
-	must(err)
-	must(wire.Write(os.Stdout, wire.KindFailed, b))
-}
-
-func must(err error) {
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
+	check(err)
+	check(wire.Write(os.Stdout, wire.KindFailed, b))
 }
 
 func pointer(s string) uintptr {

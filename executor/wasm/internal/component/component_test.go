@@ -40,14 +40,14 @@ func TestCore(t *testing.T) {
 		t.Errorf("%q, %v; want %q", got, err, want)
 	}
 	for text, b := range map[string][]byte{
-		"it is no component":                   main,
-		"more than one of its core modules":    component(section(1, main...), section(1, main...)),
-		"none of its 1 core modules exports":   component(section(1, core(nil, nil)...)),
-		"its strings are UTF-16":               component(section(1, main...), section(sectionCanon, 1, 1, 0, 0, 1, 1)),
-		"its strings are Latin-1 or UTF-16":    component(section(1, main...), section(sectionCanon, 1, 1, 0, 0, 1, 2)),
-		"the option 0x6 of the canonical ABI":  component(section(1, main...), section(sectionCanon, 1, 0, 0, 5, 1, 6, 0)),
-		"the built-in 0x1f of the canonical":   component(section(1, main...), section(sectionCanon, 1, 0x1f)),
-		"it ends in the midst of something":    component(section(1, main...))[:40],
+		"it is no component":                             main,
+		"more than one of its core modules":              component(section(1, main...), section(1, main...)),
+		"none of its 1 core modules exports":             component(section(1, core(nil, nil)...)),
+		"its strings are UTF-16":                         component(section(1, main...), section(sectionCanon, 1, 1, 0, 0, 1, 1)),
+		"its strings are Latin-1 or UTF-16":              component(section(1, main...), section(sectionCanon, 1, 1, 0, 0, 1, 2)),
+		"the option 0x6 of the canonical ABI":            component(section(1, main...), section(sectionCanon, 1, 0, 0, 5, 1, 6, 0)),
+		"the built-in 0x1f of the canonical":             component(section(1, main...), section(sectionCanon, 1, 0x1f)),
+		"it ends in the midst of something":              component(section(1, main...))[:40],
 		"its core module 1: it is no WebAssembly module": component(section(1, 1, 2, 3)),
 	} {
 		if got, err := Core(b, "run"); got != nil || err == nil || !strings.Contains(err.Error(), text) {

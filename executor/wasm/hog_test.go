@@ -2,6 +2,7 @@ package wasm
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 	"time"
 
@@ -36,7 +37,7 @@ func TestFill(t *testing.T) {
 	t.Logf("over after %v", time.Since(began))
 	// Its memory is more than this task may have.
 	spec.Limits.MemoryBytes = 512 << 20
-	if out := run(t, e, spec); out.Cause != executor.CauseOOMKilled {
+	if out := run(t, e, spec); out.Cause != executor.CauseOOMKilled || !strings.Contains(out.Evidence, "its memory begins with more") {
 		t.Errorf("%+v", out)
 	}
 }

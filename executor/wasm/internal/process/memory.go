@@ -29,7 +29,7 @@ const (
 
 // Allocate implements experimental.MemoryAllocator.
 func (m *memory) Allocate(_, most uint64) experimental.LinearMemory {
-	m.region = reserve(most)
+	m.region, m.size = reserve(most), 0
 	return &linear{m: m, region: m.region}
 }
 

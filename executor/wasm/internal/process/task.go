@@ -329,6 +329,9 @@ func (i *instance) answer(ended error) error {
 		d.Code = exit.ExitCode()
 	case ended != nil:
 		s := ended.Error()
+		if i.mem.refused && i.mem.size == 0 {
+			s = "its memory begins with more than the task may have"
+		}
 		d.Trap = strings.ToValidUTF8(s[:min(len(s), maxTrap)], "?")
 		// As a shell says that its command crashed. An error is told with the frame of the end.
 		line, _, _ := strings.Cut(d.Trap, "\n")

@@ -36,15 +36,19 @@ func TestRunWasm(t *testing.T) {
 			}
 		}
 	}
-	do := func(args ...string) (int, string, string) {
+	command := func(args ...string) (int, string, string) {
 		t.Helper()
-		cmd := exec.Command(program(t), append([]string{"run", "--backend", "wasm"}, args...)...)
+		cmd := exec.Command(program(t), args...)
 		var out, errs bytes.Buffer
 		cmd.Dir, cmd.Env, cmd.SysProcAttr, cmd.Stdout, cmd.Stderr = work, []string{"HOME=" + home}, who, &out, &errs
 		if err := cmd.Run(); cmd.ProcessState == nil {
 			t.Fatal(err)
 		}
 		return cmd.ProcessState.ExitCode(), out.String(), errs.String()
+	}
+	do := func(args ...string) (int, string, string) {
+		t.Helper()
+		return command(append([]string{"run", "--backend", "wasm"}, args...)...)
 	}
 	task := []string{"--output", "o", "-c", "echo out; echo err >&2; date -u +%Y | tr 2 3 >o; echo x >dropped"}
 	code, out, errs := do(task...)
@@ -68,5 +72,9 @@ func TestRunWasm(t *testing.T) {
 	}
 	if code, _, errs := do("--network", "full", "-c", "true"); code != 125 || !strings.Contains(errs, "there is no network") {
 		t.Errorf("network full: exit %d, %q", code, errs)
+	}
+	// Whoever can have no sandbox is told of this.
+	if code, out, errs := command("check"); code != 1 || !strings.Contains(out, "MISSING  root") || !strings.Contains(out, "ok       task in WebAssembly: ran in") {
+		t.Errorf("check: exit %d, %q, %q", code, out, errs)
 	}
 }

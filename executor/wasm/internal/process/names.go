@@ -100,9 +100,21 @@ func exportPaths(ctx context.Context, rt wazero.Runtime, b wazero.HostModuleBuil
 		b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(func(ctx context.Context, m api.Module, stack []uint64) {
 			defer lend(m.Memory(), stack, c.paths, c.others)()
 			f.Call(ctx, m, stack)
+			if name == "path_filestat_get" && stack[0] == 0 {
+				noFile(m.Memory(), uint32(stack[4]))
+			}
 		}), d.ParamTypes(), d.ResultTypes()).Export(name)
 	}
 	return nil
+}
+
+// noFile has what wazero knows no type of, a FIFO or a socket of the machine's, be a socket in a result of path_filestat_get: many
+// guests take what is of unknown type for a file.
+func noFile(mem api.Memory, at uint32) {
+	const unknown, socket = 0, 6
+	if t, ok := mem.ReadByte(at + 16); ok && t == unknown {
+		mem.WriteByte(at+16, socket)
+	}
 }
 
 // maxSpelled bounds a path that is spelled anew; the tree takes none as long.
@@ -200,4 +212,6 @@ func (f named) Symlink(target, p string) sys.Errno { return f.FS.Symlink(target,
 func (f named) Readlink(p string) (string, sys.Errno) { return f.FS.Readlink(unspell(p)) }
 
 // Utimens implements sys.FS.
-func (f named) Utimens(p string, atime, mtime int64) sys.Errno { return f.FS.Utimens(unspell(p), atime, mtime) }
+func (f named) Utimens(p string, atime, mtime int64) sys.Errno {
+	return f.FS.Utimens(unspell(p), atime, mtime)
+}

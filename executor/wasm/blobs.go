@@ -47,8 +47,8 @@ func (b *blobs) store(content []byte) ([]byte, error) {
 	if len(content) > maxBlob {
 		return nil, refusef("a file of %d bytes; at most %d may be stored at once", len(content), maxBlob)
 	}
-	if b.bytes += int64(len(content)); b.bytes > b.granted.OutputBytes || len(b.stored) >= maxFiles {
-		return nil, refusef("what is stored is more than %d bytes or %d files", b.granted.OutputBytes, maxFiles)
+	if b.bytes += int64(len(content)); b.bytes > b.granted.OutputBytes || len(b.stored) >= b.cfg.files {
+		return nil, refusef("what is stored is more than %d bytes or %d files", b.granted.OutputBytes, b.cfg.files)
 	}
 	d, err := b.cfg.Cache.Put(b.ctx, bytes.NewReader(content))
 	if err != nil {

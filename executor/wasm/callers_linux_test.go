@@ -154,7 +154,7 @@ func TestTakenOver(t *testing.T) {
 	execute := func(asks ...wire.File) (*executor.TaskOutput, error) {
 		arg, err := json.Marshal(asks)
 		must(t, err)
-		e := openShell(t, Config{program: []string{"/proc/self/exe", "liar", string(arg)}, Module: []byte("x")})
+		e := openShell(t, Config{program: []string{"/proc/self/exe", "liar", string(arg)}, Module: []byte("x"), files: 20})
 		s := <-e.seats
 		<-s.ready
 		s.worker.missing = nil // it raises no walls
@@ -229,6 +229,18 @@ func TestTakenOver(t *testing.T) {
 	}
 	if out, err := execute(wire.File{Do: wire.FileOpen, Path: []byte("f"), Ahead: make([][]byte, wire.MaxAhead+1)}); err == nil {
 		t.Errorf("more ahead than may be: %+v", out)
+	}
+	// Nor more scratch files than its task may have files, unless it removes some.
+	var scratch []wire.File
+	for n := range 21 {
+		scratch = append(scratch, wire.File{Do: wire.FileCreate, Number: n + 1})
+	}
+	scratch = append(scratch, wire.File{Do: wire.FileRemove, Number: 7}, wire.File{Do: wire.FileCreate, Number: 22}, wire.File{Do: wire.FileCreate, Number: 23})
+	out, err := execute(scratch...)
+	must(t, err)
+	const one, refused = "create : done \"\" write: <nil>\n", "create : error"
+	if got := string(out.Stdout.Inline); !strings.HasPrefix(got, strings.Repeat(one, 20)+refused) || strings.Count(got, one) != 21 || strings.Count(got, refused) != 2 {
+		t.Errorf("scratch files: %s", got)
 	}
 	// Who does not take what it is sent does not have the executor wait, nor keep many files open.
 	asks := make([]wire.File, 20)

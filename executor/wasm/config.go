@@ -48,6 +48,7 @@ type Config struct {
 
 	code              string        // where in CodeDir this Module's is
 	shell             bool          // Module is the embedded one
+	files             int           // that a task may make; 0 is maxFiles
 	program           []string      // of the workers, with its arguments; nil is the one that runs, as a worker
 	compiling, trying time.Duration // 0 are the constants of these names
 }
@@ -62,6 +63,9 @@ func (c *Config) check() error {
 		if c.Module, err = shell.Module(); err != nil {
 			return err
 		}
+	}
+	if c.files == 0 {
+		c.files = maxFiles
 	}
 	if c.MaxParallel <= 0 {
 		c.MaxParallel = runtime.NumCPU()

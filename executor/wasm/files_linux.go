@@ -144,7 +144,7 @@ func (r *running) scratch(dir string, ask wire.File) (*os.File, error) {
 	s := tree.Numbered{Root: root}
 	switch ask.Do {
 	case wire.FileCreate:
-		if r.scratches > maxFiles {
+		if r.scratches >= r.cfg.files {
 			return nil, unix.EDQUOT
 		}
 		f, err := s.Create(ask.Number)

@@ -99,15 +99,16 @@ func openExecutor(t testing.TB, cfg Config) *Executor {
 	return openShell(t, cfg)
 }
 
-// openShell makes an Executor with a cache of its own, which the end of the test closes.
+// openShell makes an Executor, with a cache of its own if cfg has none, which the end of the test closes.
 func openShell(t testing.TB, cfg Config) *Executor {
 	t.Helper()
 	if cfg.Module == nil {
 		notInVM(t)
 	}
-	c, err := cache.Open(filepath.Join(t.TempDir(), "cache"), cache.Config{})
-	must(t, err)
-	cfg.Cache, cfg.Version = c, "test"
+	if cfg.Cache == nil {
+		cfg.Cache = openCache(t)
+	}
+	cfg.Version = "test"
 	if cfg.CodeDir == "" {
 		cfg.CodeDir = filepath.Join(shared, "code")
 	}
@@ -125,9 +126,17 @@ func openShell(t testing.TB, cfg Config) *Executor {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
 		must(t, e.Close(ctx))
-		must(t, c.Close())
 	})
 	return e
+}
+
+// openCache opens a new cache, which the end of the test closes.
+func openCache(t testing.TB) *cache.Cache {
+	t.Helper()
+	c, err := cache.Open(filepath.Join(t.TempDir(), "cache"), cache.Config{})
+	must(t, err)
+	t.Cleanup(func() { must(t, c.Close()) })
+	return c
 }
 
 // run runs a task that must give an output.

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
 )
 
@@ -71,6 +72,12 @@ func TestHostileComponent(t *testing.T) {
 		if out, err := e.Execute(t.Context(), spec); executor.KindOf(err) != executor.Invalid {
 			t.Errorf("%s: %+v, %v", script, out, err)
 		}
+	}
+	twice := uncached("twice " + cache.DigestOf([]byte("x")).Hash)
+	twice.Workdir, twice.Outputs = t.TempDir(), []string{"a"}
+	must(t, os.WriteFile(filepath.Join(twice.Workdir, "x"), []byte("x"), 0o600))
+	if out, err := e.Execute(t.Context(), twice); executor.KindOf(err) != executor.Invalid || !strings.Contains(err.Error(), `"a" twice`) {
+		t.Errorf("one output, twice: %+v, %v", out, err)
 	}
 	if out := run(t, e, uncached("fine")); string(out.Stdout.Inline) != "fine\n" || worker() != pid {
 		t.Errorf("after all that: %+v, worker %d, was %d", out, worker(), pid)

@@ -92,6 +92,15 @@ func probe(to target, file, mem *os.File, page []byte, programs bool) map[string
 	raw("look at a file", unix.SYS_STATFS, pointer(to.File), uintptr(unsafe.Pointer(&page[0])))
 	raw("change what is open", unix.SYS_FCHMOD, mem.Fd(), 0o777)
 	raw("change what is another's", unix.SYS_FCHMOD, fd, 0o777)
+	raw("change the flags of what is open", unix.SYS_FCNTL, mem.Fd(), unix.F_SETFL, unix.O_APPEND)
+	raw("copy what is open", unix.SYS_FCNTL, mem.Fd(), unix.F_DUPFD, 0)
+	raw("lock a part of what is open", unix.SYS_FCNTL, mem.Fd(), unix.F_OFD_SETLK, uintptr(unsafe.Pointer(&page[0])))
+	raw("have signals sent", unix.SYS_FCNTL, mem.Fd(), unix.F_SETOWN, 1)
+	raw("seal what is open", unix.SYS_FCNTL, mem.Fd(), unix.F_GET_SEALS)
+	raw("have a signal when its parent ends", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, 0)
+	raw("let others look", unix.SYS_PRCTL, unix.PR_GET_DUMPABLE)
+	raw("take another name", unix.SYS_PRCTL, unix.PR_SET_NAME, pointer("x"))
+	raw("look at its capabilities", unix.SYS_PRCTL, unix.PR_CAPBSET_READ, 0)
 	raw("lock what is open", unix.SYS_FLOCK, fd, unix.LOCK_EX|unix.LOCK_NB)
 	if !programs {
 		raw("run a program", unix.SYS_EXECVE, pointer("/bin/true"), 0, 0)
@@ -129,6 +138,7 @@ func probe(to target, file, mem *os.File, page []byte, programs bool) map[string
 	_, err = net.Dial("unix", "@"+to.Abstract)
 	say("reach a socket without a file", err)
 	// What it does need.
+	raw("may ask for the flags of what is open", unix.SYS_FCNTL, mem.Fd(), unix.F_GETFL)
 	_, err = file.ReadAt(make([]byte, 1), 0)
 	say("may read what is open", err)
 	var threads [64]chan bool

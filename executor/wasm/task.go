@@ -187,7 +187,7 @@ func (r *running) order(scratch string) (wire.Task, error) {
 	o := wire.Task{
 		Argv: wire.Bytes(argv(t.spec)), Stdin: t.spec.Stdin, Outputs: wire.Bytes(t.spec.Outputs),
 		WorkReadonly: t.spec.WorkdirMode == executor.WorkdirReadonly, Scratch: []byte(scratch),
-		MemoryBytes: t.granted.memory, WorkBytes: t.granted.work, TmpBytes: t.granted.tmp, MaxFiles: maxFiles, MaxOpen: t.granted.openFiles,
+		MemoryBytes: t.granted.memory, WorkBytes: t.granted.work, TmpBytes: t.granted.tmp, MaxFiles: t.cfg.files, MaxOpen: t.granted.openFiles,
 	}
 	env := maps.Clone(t.env)
 	env["PWD"] = tree.WorkDir
@@ -412,7 +412,7 @@ func (r *running) applied(out *executor.TaskOutput) {
 		Network: "none: a WebAssembly module has no network",
 		Limits: map[string]string{
 			"linear memory": strconv.FormatInt(r.granted.memory, 10), "/tmp": strconv.FormatInt(r.granted.tmp, 10),
-			"/build": strconv.FormatInt(r.granted.work, 10), "open files": strconv.Itoa(r.granted.openFiles), "files": strconv.Itoa(maxFiles),
+			"/build": strconv.FormatInt(r.granted.work, 10), "open files": strconv.Itoa(r.granted.openFiles), "files": strconv.Itoa(r.cfg.files),
 		},
 		Sandbox: append([]string{"WebAssembly module in an instance of its own", "file system of its own"}, r.worker.stands...),
 	}

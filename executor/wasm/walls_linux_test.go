@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -22,7 +23,7 @@ import (
 func init() { pretenders = map[string]func(arg string){"probe": beProbe, "liar": beLiar} }
 
 // needs are what a worker needs, behind its walls.
-var needs = []string{"may read what is open", "may make threads and collect garbage", "write to memory again"}
+var needs = []string{"may read what is open", "may ask for the flags of what is open", "may make threads and collect garbage", "write to memory again"}
 
 // TestWalls: a worker reaches nothing of the machine, by two walls each where that can be.
 func TestWalls(t *testing.T) {
@@ -128,18 +129,49 @@ func TestWallsStand(t *testing.T) {
 	if status["Seccomp"] != "2" || status["NoNewPrivs"] != "1" || strings.Trim(status["CapEff"]+status["CapPrm"], "0") != "" {
 		t.Errorf("the kernel says %v", status)
 	}
-	for resource, most := range map[int]uint64{unix.RLIMIT_CORE: 0, unix.RLIMIT_DATA: 6 << 30} {
-		var l unix.Rlimit
-		must(t, unix.Prlimit(pid, resource, nil, &l))
-		if l.Cur > most {
-			t.Errorf("limit %d is %d", resource, l.Cur)
-		}
-	}
 	if os.Geteuid() == 0 {
 		if at, err := os.Readlink("/proc/self/ns/net"); err != nil {
 			t.Error(err)
 		} else if its, err := os.Readlink("/proc/" + status["Pid"] + "/ns/net"); err != nil || its == at {
 			t.Errorf("it has the machine's network: %s, %v", its, err)
+		}
+	}
+}
+
+// TestWorkersLimits: the kernel holds a worker to what its task was granted, and to what all workers may have.
+func TestWorkersLimits(t *testing.T) {
+	var core unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_CORE, &core))
+	most := unix.Rlimit{Cur: core.Max, Max: core.Max} // so that it is not 0 to begin with, where that can be
+	must(t, unix.Setrlimit(unix.RLIMIT_CORE, &most))
+	defer func() { must(t, unix.Setrlimit(unix.RLIMIT_CORE, &core)) }()
+	e := openShell(t, Config{})
+	for _, c := range []struct {
+		limits     executor.ResourceLimits
+		data, size uint64
+	}{
+		{executor.ResourceLimits{MemoryBytes: 256 << 20, OutputBytes: 1 << 40, TmpBytes: 1 << 20}, 256<<20 + spare, 1 << 40},
+		{executor.ResourceLimits{MemoryBytes: 64 << 20, OutputBytes: 1 << 20, TmpBytes: 2 << 40}, 64<<20 + spare, 2 << 40},
+		{executor.ResourceLimits{MemoryBytes: 64 << 20, OutputBytes: 1 << 20, TmpBytes: 1 << 20}, 64<<20 + spare, executor.DefaultOutputBytes},
+	} {
+		spec := uncached("true")
+		spec.Limits = c.limits
+		out := run(t, e, spec)
+		want := map[int]uint64{unix.RLIMIT_CORE: 0, unix.RLIMIT_DATA: c.data, unix.RLIMIT_FSIZE: c.size}
+		if slices.Contains(out.Applied.Sandbox, "a limit of threads") {
+			want[unix.RLIMIT_NPROC] = uint64(256 + 4*runtime.NumCPU())
+		} else if os.Geteuid() == 0 {
+			t.Error("there is no limit of threads")
+		}
+		for resource, is := range want {
+			var l unix.Rlimit
+			must(t, unix.Prlimit(pidOf(e), resource, nil, &l))
+			if l.Cur != is {
+				t.Errorf("limit %d is %d, want %d", resource, l.Cur, is)
+			}
+			if (resource == unix.RLIMIT_CORE || resource == unix.RLIMIT_NPROC) && l.Max != is {
+				t.Errorf("limit %d may be set to %d", resource, l.Max)
+			}
 		}
 	}
 }

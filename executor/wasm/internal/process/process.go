@@ -197,10 +197,13 @@ func forget(dir string) (had bool) {
 	return had
 }
 
-// wasi offers wasip1, with our own proc_exit.
+// wasi offers wasip1, with our own proc_exit, and for all paths.
 func (w *worker) wasi(ctx context.Context) error {
 	b := w.rt.NewHostModuleBuilder(wasi_snapshot_preview1.ModuleName)
 	wasi_snapshot_preview1.NewFunctionExporter().ExportFunctions(b)
+	if err := exportPaths(ctx, w.rt, b); err != nil {
+		return err
+	}
 	b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(func(ctx context.Context, m api.Module, stack []uint64) {
 		instanceOf(ctx).exit(ctx, m, uint32(stack[0]))
 	}), []api.ValueType{api.ValueTypeI32}, nil).Export("proc_exit")

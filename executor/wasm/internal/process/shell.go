@@ -71,7 +71,7 @@ func chmod(_ context.Context, i *instance, m api.Module, a []uint64) uint32 {
 	return wasiErrno(i.fs.Chmod(p, fs.FileMode(a[2])&fs.ModePerm))
 }
 
-// mode takes a path, its length and whether to follow a link, and returns the mode, or an errno of wasip1 times -1.
+// mode takes a path, its length and whether to follow a link, and returns the mode, with the type of a FIFO or a socket, or an errno of wasip1 times -1.
 func mode(_ context.Context, i *instance, m api.Module, a []uint64) uint32 {
 	p, ok := path(m, a)
 	if !ok {
@@ -85,7 +85,18 @@ func mode(_ context.Context, i *instance, m api.Module, a []uint64) uint32 {
 	if e != 0 {
 		return -wasiErrno(e)
 	}
-	return uint32(st.Mode.Perm())
+	return uint32(st.Mode.Perm()) | special(st.Mode)
+}
+
+// special is the type of what has none in wasip1, in the numbers of stat(2).
+func special(m fs.FileMode) uint32 {
+	switch m.Type() {
+	case fs.ModeNamedPipe:
+		return 0o010000
+	case fs.ModeSocket:
+		return 0o140000
+	}
+	return 0
 }
 
 // await returns the length of the task's description, once there is one, or askAgain.

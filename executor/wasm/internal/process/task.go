@@ -252,7 +252,7 @@ func (i *instance) command() (err error) {
 func (i *instance) config() wazero.ModuleConfig {
 	cfg := wazero.NewModuleConfig().WithName("").WithStdin(&i.stdin).
 		WithStdout(&stream{i.worker, wire.KindStdout}).WithStderr(&stream{i.worker, wire.KindStderr}).
-		WithFSConfig(wazero.NewFSConfig().(sysfs.FSConfig).WithSysFSMount(&counted{i.fs, &i.gc}, "/"))
+		WithFSConfig(wazero.NewFSConfig().(sysfs.FSConfig).WithSysFSMount(named{&counted{i.fs, &i.gc}}, "/"))
 	cfg = i.clock.configure(cfg, i.load.RealClock, i.random)
 	if i.order != nil {
 		cfg = cfg.WithArgs(wire.Strings(i.order.Argv)...)

@@ -103,6 +103,12 @@ func run(f []string) error {
 		}
 		fmt.Println()
 		return err
+	case "type":
+		fi, err := os.Lstat(arg(1))
+		if err != nil {
+			return err
+		}
+		fmt.Print(fi.Mode().Type(), " ")
 	case "date":
 		fmt.Println(time.Now().UTC().Format(time.RFC3339))
 	case "random":

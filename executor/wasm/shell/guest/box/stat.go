@@ -152,6 +152,10 @@ func typeName(fi fs.FileInfo) string {
 		return "character special file"
 	case m&fs.ModeNamedPipe != 0:
 		return "fifo"
+	case m&fs.ModeSocket != 0:
+		return "socket"
+	case m&fs.ModeDevice != 0:
+		return "block special file"
 	case fi.Size() == 0:
 		return "regular empty file"
 	}
@@ -166,6 +170,12 @@ func typeBits(m fs.FileMode) uint64 {
 		return 0o120000
 	case m&fs.ModeCharDevice != 0:
 		return 0o020000
+	case m&fs.ModeDevice != 0:
+		return 0o060000
+	case m&fs.ModeNamedPipe != 0:
+		return 0o010000
+	case m&fs.ModeSocket != 0:
+		return 0o140000
 	}
 	return 0o100000
 }

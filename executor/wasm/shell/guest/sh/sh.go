@@ -247,6 +247,9 @@ func (s *Shell) run(ctx context.Context, c *tool.Call, script io.Reader, name st
 			if err != nil {
 				return nil, err
 			}
+			if fi.Mode()&fs.ModeNamedPipe != 0 {
+				return fi, nil
+			}
 			return tool.Bare(fi), nil // which -ef compares
 		}),
 		interp.AccessHandler(access),

@@ -40,7 +40,14 @@ func withMode(name string, follow bool, fi fs.FileInfo) (fs.FileInfo, error) {
 	if b < 0 {
 		return nil, &fs.PathError{Op: "stat", Path: name, Err: syscall.Errno(-b)}
 	}
-	return moded{fi, fi.Mode().Type() | FromBits(uint32(b))}, nil
+	m := fi.Mode().Type()
+	switch b & 0o170000 {
+	case 0o010000:
+		m = fs.ModeNamedPipe
+	case 0o140000:
+		m = fs.ModeSocket
+	}
+	return moded{fi, m | FromBits(uint32(b))}, nil
 }
 
 func bare(fi fs.FileInfo) fs.FileInfo {

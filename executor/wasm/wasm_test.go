@@ -256,3 +256,13 @@ func TestModule(t *testing.T) {
 		}
 	}
 }
+
+// TestModeBitsThatNoTreeKeeps: that a file does not become set-user-ID is said, and not found out later.
+func TestModeBitsThatNoTreeKeeps(t *testing.T) {
+	e := openShell(t, Config{})
+	out := run(t, e, uncached("touch f; for m in 4755 g+s 1777 755; do chmod $m f 2>&1 || echo $?; done; stat -c %a f; install -m 2755 f g 2>/dev/null || echo $?"))
+	const want = "chmod: changing permissions of 'f': Operation not permitted\n1\n"
+	if got := string(out.Stdout.Inline); got != want+want+want+"755\n1\n" {
+		t.Errorf("%q", got)
+	}
+}

@@ -62,13 +62,17 @@ func path(m api.Module, a []uint64) (string, bool) {
 	return string(b), ok
 }
 
-// chmod takes a path, its length and a mode, and returns an errno of wasip1.
+// chmod takes a path, its length and a mode, and returns an errno of wasip1. No tree keeps the bits set-user-ID,
+// set-group-ID and sticky, which is not to be found out later.
 func chmod(_ context.Context, i *instance, m api.Module, a []uint64) uint32 {
 	p, ok := path(m, a)
 	if !ok {
 		return wasiErrno(sys.EFAULT)
 	}
-	return wasiErrno(i.fs.Chmod(p, fs.FileMode(a[2])&fs.ModePerm))
+	if uint32(a[2])&^uint32(fs.ModePerm) != 0 {
+		return wasiErrno(sys.EPERM)
+	}
+	return wasiErrno(i.fs.Chmod(p, fs.FileMode(a[2])))
 }
 
 // mode takes a path, its length and whether to follow a link, and returns the mode, with the type of a FIFO or a socket, or an errno of wasip1 times -1.

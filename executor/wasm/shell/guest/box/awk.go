@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/benhoyt/goawk/interp"
+	"github.com/benhoyt/goawk/lexer"
 	"github.com/benhoyt/goawk/parser"
 	"github.com/sandboxd/sandboxd/executor/wasm/shell/guest/tool"
 )
@@ -67,6 +68,8 @@ func awk(ctx context.Context, c *tool.Call) int {
 			sep := x.Value
 			if sep == "t" {
 				sep = "\t"
+			} else if s, err := lexer.Unescape(sep); err == nil {
+				sep = s
 			}
 			config.Vars = append(config.Vars, "FS", sep)
 		case "v":
@@ -74,7 +77,11 @@ func awk(ctx context.Context, c *tool.Call) int {
 			if !ok {
 				return c.Usage(2, "'%s' argument to -v is not in the form 'var=value'", x.Value)
 			}
-			config.Vars = append(config.Vars, name, value)
+			if value, err := lexer.Unescape(value); err == nil {
+				config.Vars = append(config.Vars, name, value)
+				continue
+			}
+			return c.Usage(2, "cannot read the value of '%s'", x.Value)
 		case "f":
 			r, err := c.Input(x.Value)
 			var b bytes.Buffer

@@ -20,7 +20,7 @@ type copier struct {
 	recursive, force, update, noClobber, verbose,
 	mode, times, // what of a file's metadata is kept
 	link, symlink, // instead of a copy
-	parents, noTarget bool
+	parents, noTarget, replace bool
 	links  map[[2]uint64]string // where files of several names were copied to; nil if each becomes one of its own
 	follow byte                 // which symbolic links are followed: all, those given, none: L, H, P
 	status int
@@ -29,14 +29,17 @@ type copier struct {
 func cp(_ context.Context, c *tool.Call) int {
 	f, names, status, ok := c.Parse(tool.Options{Short: "aRrdpfnuvlsLHPTt:i",
 		Long: "archive=a recursive=R force=f no-clobber=n update=u verbose=v link=l symbolic-link=s dereference=L no-dereference=P " +
-			"no-target-directory=T target-directory:=t preserve:: no-preserve: parents interactive=i"})
+			"no-target-directory=T target-directory:=t preserve:: no-preserve: parents interactive=i remove-destination reflink:: sparse:"})
 	if !ok {
 		return status
 	}
 	if f.Has("i") && !f.Has("f", "n") {
 		return c.Usage(1, "the option -i is not available in the wasm shell: nobody is there to answer")
 	}
-	k := copier{c: c, recursive: f.Has("a", "R", "r"), force: f.Has("f"), update: f.Has("u"), noClobber: f.Last("n", "f") == "n",
+	if how, _ := f.Get("reflink"); f.Has("reflink") && how != "auto" && how != "never" {
+		return c.Usage(1, "clones of files are not available in the wasm shell: --reflink=auto copies")
+	}
+	k := copier{c: c, replace: f.Has("remove-destination"), recursive: f.Has("a", "R", "r"), force: f.Has("f"), update: f.Has("u"), noClobber: f.Last("n", "f") == "n",
 		verbose: f.Has("v"), mode: f.Has("a", "p"), times: f.Has("a", "p"), link: f.Has("l"), symlink: f.Has("s"), parents: f.Has("parents"),
 		noTarget: f.Has("T"), follow: 'L'}
 	if k.recursive {
@@ -127,6 +130,9 @@ func (k *copier) into(names []string, target string, hasTarget bool, do func(src
 		if k.noTarget && len(names) > 1 {
 			return c.Usage(1, "extra operand '%s'", target)
 		}
+		if k.parents && !isDir {
+			return c.Fail("with --parents, the destination must be a directory")
+		}
 		if len(names) == 1 && (k.noTarget || !isDir) {
 			if strings.HasSuffix(target, "/") && err != nil && !k.recursive {
 				return c.Fail("cannot create regular file '%s': Not a directory", target)
@@ -212,6 +218,13 @@ func (k *copier) copyFile(src, dst string, given bool) {
 			k.failf("cannot overwrite directory '%s' with non-directory '%s'", dst, src)
 			return
 		}
+	}
+	if exists && k.replace && !from.IsDir() {
+		if err := os.Remove(c.Path(dst)); err != nil {
+			k.failf("cannot remove '%s': %s", dst, tool.Text(err))
+			return
+		}
+		exists = false
 	}
 	switch {
 	case from.IsDir():

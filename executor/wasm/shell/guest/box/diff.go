@@ -283,7 +283,7 @@ func (d *differ) title(mark string, i int, name string) {
 	}
 	when := "1970-01-01 00:00:00.000000000 +0000"
 	if fi, err := d.stat(name); err == nil && fi != nil {
-		when = strftime("%Y-%m-%d %H:%M:%S.%N %z", fi.ModTime().In(zone(d.c)))
+		when = tool.Strftime("%Y-%m-%d %H:%M:%S.%N %z", fi.ModTime().In(tool.Zone(d.c)))
 	}
 	fmt.Fprintf(d.c.Out, "%s %s\t%s\n", mark, name, when)
 }

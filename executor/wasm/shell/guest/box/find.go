@@ -327,9 +327,10 @@ const maxArgs = 128 << 10
 
 func (f *finder) exec(name string) (test, error) {
 	f.action = true
-	if name == "-ok" || name == "-execdir" {
+	if name == "-ok" {
 		return nil, errorf("the action %s is not available in the wasm shell", name)
 	}
+	inDir := name == "-execdir"
 	for i, w := range f.words {
 		switch {
 		case w == ";":
@@ -339,12 +340,25 @@ func (f *finder) exec(name string) (test, error) {
 				return nil, errorf("missing argument to `-exec'")
 			}
 			return func(v *visit) bool {
+				file, dir := v.path, ""
+				if inDir {
+					dir, file = path.Split(strings.TrimRight(v.path, "/"))
+					if file = "./" + file; file == "./" {
+						file = "/"
+					}
+				}
 				call := make([]string, len(args))
 				for j, a := range args {
-					call[j] = strings.ReplaceAll(a, "{}", v.path)
+					call[j] = strings.ReplaceAll(a, "{}", file)
 				}
-				return f.c.Child(f.ctx, call) == 0
+				child := f.c.Command(call, f.c.Raw())
+				if dir != "" {
+					child.Dir = f.c.Path(dir)
+				}
+				return f.c.Exec(f.ctx, child) == 0
 			}, nil
+		case w == "+" && i > 0 && f.words[i-1] == "{}" && inDir:
+			return nil, errorf("the action -execdir with + is not available in the wasm shell")
 		case w == "+" && i > 0 && f.words[i-1] == "{}":
 			b := &batch{args: f.words[:i-1]}
 			f.words = f.words[i+1:]
@@ -414,7 +428,7 @@ func (f *finder) withArgument(name string) (test, error) {
 		}
 		return func(v *visit) bool { return v.fi.ModTime().After(fi.ModTime()) }, nil
 	case "-newermt":
-		t, err := parseDate(a, f.now, zone(f.c))
+		t, err := parseDate(a, f.now, tool.Zone(f.c))
 		if err != nil {
 			return nil, errorf("I cannot figure out how to interpret '%s' as a date or time", a)
 		}
@@ -574,16 +588,16 @@ func (f *finder) printf(format string) (test, error) {
 }
 
 func (f *finder) timeField(v *visit, l byte) string {
-	t := v.fi.ModTime().In(zone(f.c))
+	t := v.fi.ModTime().In(tool.Zone(f.c))
 	switch l {
 	case '@':
 		return fmt.Sprintf("%d.%09d0", t.Unix(), t.Nanosecond())
 	case '+':
-		return strftime("%Y-%m-%d+%H:%M:%S.%N0", t)
+		return tool.Strftime("%Y-%m-%d+%H:%M:%S.%N0", t)
 	case 'S':
-		return strftime("%S.%N0", t)
+		return tool.Strftime("%S.%N0", t)
 	}
-	return strftime("%"+string(rune(l)), t)
+	return tool.Strftime("%"+string(rune(l)), t)
 }
 
 func (f *finder) field(v *visit, l byte) string {
@@ -635,5 +649,5 @@ func (f *finder) field(v *visit, l byte) string {
 	case 'G':
 		return strconv.Itoa(id.gid)
 	}
-	return strftime("%a %b %e %H:%M:%S.%N0 %Y", v.fi.ModTime().In(zone(f.c)))
+	return tool.Strftime("%a %b %e %H:%M:%S.%N0 %Y", v.fi.ModTime().In(tool.Zone(f.c)))
 }

@@ -176,9 +176,9 @@ func FuzzDate(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s, format string) {
 		d, err := parseDate(s, now, time.UTC)
 		if err == nil && len(format) < 100 {
-			strftime(format, d)
+			tool.Strftime(format, d)
 		}
-		fixedZone(s)
+		tool.FixedZone(s)
 		parseStamp(s, now, time.UTC)
 	})
 }

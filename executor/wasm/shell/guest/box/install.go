@@ -1,6 +1,7 @@
 package box
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io/fs"
@@ -15,8 +16,8 @@ func install(_ context.Context, c *tool.Call) int {
 	if !ok {
 		return status
 	}
-	if f.Has("s", "C") {
-		return c.Usage(1, "the options -s and -C are not available in the wasm shell")
+	if f.Has("s") {
+		return c.Usage(1, "the option -s is not available in the wasm shell")
 	}
 	for _, l := range []string{"o", "g"} {
 		if who, given := f.Get(l); given && who != "root" && who != "0" {
@@ -81,6 +82,9 @@ func install(_ context.Context, c *tool.Call) int {
 				k.failf("'%s' and '%s' are the same file", src, dst)
 				return
 			}
+			if f.Has("C") && to.Mode().IsRegular() && to.Mode() == from.Mode().Type()|mode && sameContent(c, src, dst) {
+				return
+			}
 			if !to.IsDir() {
 				// A new file in its place: who has the old one open keeps it.
 				os.Remove(c.Path(dst))
@@ -97,4 +101,14 @@ func install(_ context.Context, c *tool.Call) int {
 			k.failf("cannot change permissions of '%s': %s", dst, tool.Text(err))
 		}
 	})
+}
+
+// sameContent tells whether two files hold the same; one that cannot be read does not.
+func sameContent(c *tool.Call, a, b string) bool {
+	x, err := os.ReadFile(c.Path(a))
+	if err != nil {
+		return false
+	}
+	y, err := os.ReadFile(c.Path(b))
+	return err == nil && bytes.Equal(x, y)
 }

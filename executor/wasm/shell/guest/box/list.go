@@ -63,18 +63,36 @@ type lister struct {
 	f      tool.Flags
 	status int
 	shown  bool
+
+	times     string // the format of times, if given
+	dirsFirst bool
 }
 
 func ls(_ context.Context, c *tool.Call) int {
 	f, names, status, ok := c.Parse(tool.Options{Short: "1aAldrtSRFpihngoLHUvXsQm", Long: "all=a almost-all=A directory=d reverse=r recursive=R " +
-		"classify::=F human-readable=h inode=i numeric-uid-gid=n dereference=L size=s color:: time-style: full-time quote-name=Q", Status: 2})
+		"classify::=F human-readable=h inode=i numeric-uid-gid=n dereference=L size=s color:: time-style: full-time group-directories-first quote-name=Q", Status: 2})
 	if !ok {
 		return status
 	}
-	if f.Has("s", "Q", "m", "X", "H", "time-style", "full-time") {
-		return c.Usage(2, "the options -s, -Q, -m, -X, -H, --time-style and --full-time are not available in the wasm shell")
+	if f.Has("s", "Q", "m", "X", "H") {
+		return c.Usage(2, "the options -s, -Q, -m, -X and -H are not available in the wasm shell")
 	}
-	l := &lister{c: c, f: f}
+	l := &lister{c: c, f: f, dirsFirst: f.Has("group-directories-first")}
+	switch style, _ := f.Get("time-style"); {
+	case f.Has("full-time") && !f.Has("time-style"), style == "full-iso":
+		l.times = "%Y-%m-%d %H:%M:%S.%N %z"
+	case style == "long-iso":
+		l.times = "%Y-%m-%d %H:%M"
+	case strings.HasPrefix(style, "+"):
+		l.times = style[1:]
+	case style == "" || style == "locale" || style == "posix-long-iso":
+	default:
+		return c.Usage(2, "the time style '%s' is not available in the wasm shell", style)
+	}
+	if f.Has("full-time") {
+		l.f = append(l.f, tool.Flag{Name: "l"})
+		f = l.f
+	}
 	if len(names) == 0 {
 		names = []string{"."}
 	}
@@ -197,6 +215,12 @@ func (l *lister) sort(list []entry) {
 		return
 	}
 	slices.SortStableFunc(list, func(a, b entry) int {
+		if l.dirsFirst && a.IsDir() != b.IsDir() {
+			if a.IsDir() {
+				return -1
+			}
+			return 1
+		}
 		n := 0
 		switch l.f.Last("t", "S", "v") {
 		case "t":
@@ -238,7 +262,7 @@ func (l *lister) print(list []entry) {
 		if l.f.Has("n") {
 			uid, gid = strconv.Itoa(id.uid), strconv.Itoa(id.gid)
 		}
-		rows[i] = []string{modeString(e.Mode()), strconv.Itoa(id.links), uid, gid, size, listTime(l.c, e.ModTime())}
+		rows[i] = []string{modeString(e.Mode()), strconv.Itoa(id.links), uid, gid, size, l.time(e.ModTime())}
 		for j, s := range rows[i] {
 			width[j] = max(width[j], len(s))
 		}
@@ -281,12 +305,19 @@ func (l *lister) class(e entry) string {
 	return ""
 }
 
-func listTime(c *tool.Call, t time.Time) string {
-	t = t.In(zone(c))
-	if now := time.Now(); t.After(now) || now.Sub(t) > 365*24*time.Hour/2 {
-		return strftime("%b %e  %Y", t)
+func (l *lister) time(t time.Time) string {
+	if l.times != "" {
+		return tool.Strftime(l.times, t.In(tool.Zone(l.c)))
 	}
-	return strftime("%b %e %H:%M", t)
+	return listTime(l.c, t)
+}
+
+func listTime(c *tool.Call, t time.Time) string {
+	t = t.In(tool.Zone(c))
+	if now := time.Now(); t.After(now) || now.Sub(t) > 365*24*time.Hour/2 {
+		return tool.Strftime("%b %e  %Y", t)
+	}
+	return tool.Strftime("%b %e %H:%M", t)
 }
 
 // human is a size as ls -h has it: rounded up, with at most three digits.

@@ -222,14 +222,14 @@ func touch(_ context.Context, c *tool.Call) int {
 		atime, mtime = fi.ModTime(), fi.ModTime()
 	}
 	if s, given := f.Get("d"); given {
-		t, err := parseDate(s, now, zone(c))
+		t, err := parseDate(s, now, tool.Zone(c))
 		if err != nil {
 			return c.Fail("invalid date format '%s'", s)
 		}
 		atime, mtime = t, t
 	}
 	if s, given := f.Get("t"); given {
-		t, err := parseStamp(s, now, zone(c))
+		t, err := parseStamp(s, now, tool.Zone(c))
 		if err != nil {
 			return c.Fail("invalid date format '%s'", s)
 		}

@@ -89,7 +89,7 @@ func statFormat(c *tool.Call, format, name string, fi fs.FileInfo) error {
 func statField(c *tool.Call, l byte, name string, fi fs.FileInfo) (s string, number, ok bool) {
 	id := identity(fi)
 	t := fi.ModTime()
-	when := strftime("%Y-%m-%d %H:%M:%S.%N %z", t.In(zone(c)))
+	when := tool.Strftime("%Y-%m-%d %H:%M:%S.%N %z", t.In(tool.Zone(c)))
 	switch l {
 	case 'n':
 		return name, false, true

@@ -128,7 +128,7 @@ func (t *tarrer) options() error {
 		case "strip-components":
 			t.strip, err = strconv.Atoi(x.Value)
 		case "mtime":
-			t.mtime, err = parseDate(x.Value, time.Now(), zone(t.c))
+			t.mtime, err = parseDate(x.Value, time.Now(), tool.Zone(t.c))
 		case "owner", "group":
 			t.owned = true
 			name, id, both := strings.Cut(x.Value, ":")
@@ -500,7 +500,7 @@ func (t *tarrer) show(h *tar.Header) {
 	who := owner + "/" + group
 	size := strconv.FormatInt(h.Size, 10)
 	fmt.Fprintf(t.c.Out, "%s %s %s %s %s%s\n", m, who, strings.Repeat(" ", max(0, 19-1-len(who)-len(size)-1))+size,
-		strftime("%Y-%m-%d %H:%M", h.ModTime.In(zone(t.c))), h.Name, link)
+		tool.Strftime("%Y-%m-%d %H:%M", h.ModTime.In(tool.Zone(t.c))), h.Name, link)
 }
 
 // target is where a member goes: below dir, less the stripped components.

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -50,12 +49,6 @@ func (r *runner) intercept(ctx context.Context, args []string) ([]string, error)
 		return r.typeOf(ctx, args), nil
 	case "trap":
 		return trap(args), nil
-	case trapInSubshell:
-		args = trap(append([]string{"trap"}, args[1:]...))
-		if len(args) > 3 && slices.Contains(args[3:], "EXIT") && args[1] == "--" && args[2] != "" {
-			return fail(ctx, 1, "trap: EXIT within a subshell is not supported in the wasm shell"), nil
-		}
-		return args, nil
 	case "return":
 		if len(args) == 1 {
 			return []string{"return", strconv.Itoa(interp.HandlerCtx(ctx).LastExitStatus)}, nil
@@ -66,6 +59,12 @@ func (r *runner) intercept(ctx context.Context, args []string) ([]string, error)
 		return cd(ctx, args), nil
 	case "read":
 		return r.read(ctx, args)
+	case "export", "readonly", "declare", "typeset", "local":
+		// As a keyword the interpreter takes them only where they are first of all.
+		for i, a := range args {
+			args[i] = quote(a)
+		}
+		return []string{"eval", strings.Join(args, " ")}, nil
 	case "eval":
 		r.learn(strings.NewReader(strings.Join(args[1:], " ")))
 	case ".", "source":
@@ -244,7 +243,7 @@ func (r *runner) substitutionFile(ctx context.Context) string {
 }
 
 // mended are builtins of the interpreter whose arguments intercept changes.
-var mended = map[string]bool{"trap": true, "set": true, "cd": true, "read": true, "type": true}
+var mended = map[string]bool{"trap": true, "set": true, "cd": true, "read": true, "type": true, "export": true, "readonly": true, "declare": true, "typeset": true, "local": true}
 
 // each is the command for each of several names, or none. It fails if one does.
 func each(command, names []string) []string {
@@ -333,7 +332,7 @@ func trap(args []string) []string {
 	return out
 }
 
-// set takes -E away: functions and subshells share the ERR trap in any case.
+// set takes "posix" away, which changes nothing.
 func set(args []string) []string {
 	out := []string{"set"}
 	for i := 1; i < len(args); i++ {
@@ -341,24 +340,11 @@ func set(args []string) []string {
 		if a == "--" || a == "-" || a == "" || a[0] != '-' && a[0] != '+' {
 			return append(out, args[i:]...)
 		}
-		switch letters := a[1:]; {
-		case letters == "o" && i+1 < len(args):
-			i++
-			if args[i] != "errtrace" && args[i] != "posix" {
-				out = append(out, a, args[i])
-			}
-		default:
-			for j, l := range letters {
-				switch {
-				case l == 'E':
-				case l == 'o' && j == len(letters)-1 && i+1 < len(args):
-					i++
-					if args[i] != "errtrace" && args[i] != "posix" {
-						out = append(out, a[:1]+"o", args[i])
-					}
-				default:
-					out = append(out, a[:1]+string(l))
-				}
+		for j, l := range a[1:] {
+			if l != 'o' || j < len(a)-2 || i+1 == len(args) {
+				out = append(out, a[:1]+string(l))
+			} else if i++; args[i] != "posix" {
+				out = append(out, a[:1]+"o", args[i])
 			}
 		}
 	}

@@ -2,7 +2,8 @@
 // tools of package box for commands, since there are no processes to start.
 //
 // Where the interpreter differs from bash and a hook can mend it, it is mended
-// here (see call.go and tree.go); what remains is in docs/wasm.md.
+// here (see call.go and tree.go), else in interpreter.patch, which only the module is
+// built with; what remains is in docs/wasm.md.
 package sh
 
 import (
@@ -30,11 +31,25 @@ type Shell struct {
 	Tools map[string]tool.Func
 	// Proc is what all commands share.
 	Proc *tool.Process
+	// Crash, if not nil, is told of a panic, which is a bug of the shell or of a tool. It ends
+	// the process, as the panic would.
+	Crash func(v any)
+}
+
+// guard is deferred where a goroutine enters.
+func (s *Shell) guard() {
+	if s.Crash == nil {
+		return
+	}
+	if v := recover(); v != nil {
+		s.Crash(v)
+	}
 }
 
 // Exec runs c as a command: a tool by its name or a path that ends in it, the shell
 // itself as sh or bash, or a script by its path. It returns the exit status.
 func (s *Shell) Exec(ctx context.Context, c *tool.Call) int {
+	defer s.guard()
 	name := c.Args[0]
 	call := *c
 	call.Exec, call.Proc = s.Exec, s.Proc
@@ -219,6 +234,8 @@ type level struct{}
 const maxLevel = 1000
 
 func (s *Shell) run(ctx context.Context, c *tool.Call, script io.Reader, name string, opts, params []string) int {
+	_, isText := script.(*strings.Reader)
+	isFile := !isText && script != c.Stdin
 	n, _ := ctx.Value(level{}).(int)
 	if n >= maxLevel {
 		c.Errorf("maximum shell nesting level exceeded (%d)", maxLevel)
@@ -262,6 +279,9 @@ func (s *Shell) run(ctx context.Context, c *tool.Call, script io.Reader, name st
 		c.Errorf("%v", err)
 		return 2
 	}
+	ctx = context.WithValue(ctx, adaptKey{}, r.adapt)
+	ctx = context.WithValue(ctx, scriptKey{}, isFile)
+	ctx = context.WithValue(ctx, crashKey{}, s.Crash)
 	status := r.script(ctx, run, src, name)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -277,6 +297,15 @@ func stat(name string, follow bool) (fs.FileInfo, error) {
 	}
 	return tool.Lstat(name)
 }
+
+// By these the interpreter, as build.sh patches it, finds what adapts each piece of
+// script, whether the first one is a file, and whom to tell of panics in goroutines of
+// its own. Without the patch nobody asks.
+type (
+	adaptKey  = struct{ ShellAdapt bool }
+	crashKey  = struct{ ShellCrash bool }
+	scriptKey = struct{ ShellScript bool }
+)
 
 // runner is one interpreter at work.
 type runner struct {

@@ -137,3 +137,22 @@ func FuzzAdapt(f *testing.F) {
 		})
 	})
 }
+
+// TestPanicIsToldOnce: whoever embeds the shell hears of a bug in a tool, in a goroutine of a script's too, and may end as it likes.
+func TestPanicIsToldOnce(t *testing.T) {
+	for _, script := range []string{"boom", "boom | true; true", "x=$(boom)", "(boom)"} {
+		told := make(chan any, 8)
+		s := &Shell{Proc: tool.NewProcess(), Crash: func(v any) { told <- v }, Tools: map[string]tool.Func{
+			"boom": func(context.Context, *tool.Call) int { panic("as told") },
+		}}
+		in, err := os.Open(os.DevNull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Exec(t.Context(), &tool.Call{Args: []string{"sh", "-c", script}, Dir: t.TempDir(), Stdin: in, Stdout: new(bytes.Buffer), Stderr: new(bytes.Buffer)})
+		in.Close()
+		if len(told) != 1 || <-told != "as told" {
+			t.Errorf("%s: told %d times", script, len(told))
+		}
+	}
+}

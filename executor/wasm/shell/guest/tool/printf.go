@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/big"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -134,6 +136,15 @@ func (p *printer) once(format string) bool {
 			format = format[2:]
 			continue
 		}
+		if strings.HasPrefix(format, "%(") {
+			if verb, rest, ok := strings.Cut(format[2:], ")T"); ok {
+				if !p.time(verb) {
+					return false
+				}
+				format = rest
+				continue
+			}
+		}
 		spec := "%"
 		j := 1
 		for j < len(format) && strings.IndexByte("-+ #0", format[j]) >= 0 {
@@ -167,6 +178,21 @@ func (p *printer) once(format string) bool {
 		}
 		format = format[j+1:]
 	}
+	return true
+}
+
+// time is %(FORMAT)T, of seconds since the epoch; none or -1 is now, and so is -2, the start of the shell.
+func (p *printer) time(format string) bool {
+	t := time.Now()
+	if len(p.args) > 0 {
+		if n := p.integer(); n >= 0 || n < -2 {
+			t = time.Unix(n, 0)
+		}
+	}
+	if format == "" {
+		format = "%X"
+	}
+	io.WriteString(p.w, Strftime(format, t.In(Zone(p.c))))
 	return true
 }
 
@@ -229,9 +255,17 @@ func (p *printer) verb(spec string, precision int, verb byte) bool {
 		if dot == "" {
 			dot = ".6"
 		}
-		s := fmt.Sprintf(spec+dot+string(verb), v)
-		if math.IsInf(v, 0) || math.IsNaN(v) {
-			s = pad(strings.ReplaceAll(spec, "0", ""), strings.ToLower(strings.TrimPrefix(fmt.Sprint(v), "+")), -1)
+		s := ""
+		if v.big != nil && verb != 'g' && verb != 'G' && !strings.Contains(spec, "#") {
+			s = fmt.Sprintf(spec+dot+strings.ToLower(string(verb)), v.big)
+			if verb == 'E' {
+				s = strings.ToUpper(s)
+			}
+		} else {
+			s = fmt.Sprintf(spec+dot+string(verb), v.float)
+		}
+		if math.IsInf(v.float, 0) || math.IsNaN(v.float) {
+			s = pad(strings.ReplaceAll(spec, "0", ""), strings.ToLower(strings.TrimPrefix(fmt.Sprint(v.float), "+")), -1)
 		}
 		io.WriteString(p.w, s)
 	default:
@@ -332,24 +366,38 @@ func ParseInt(s string) (int64, error) {
 	return int64(n), err
 }
 
-func (p *printer) float() float64 {
+// real is a number as printf has it: with a mantissa of 64 bits, if it is a plain one.
+type real struct {
+	float float64
+	big   *big.Float
+}
+
+func (p *printer) float() real {
 	a, given := p.next()
 	if !given {
-		return 0
+		return real{}
 	}
 	if len(a) > 1 && (a[0] == '\'' || a[0] == '"') {
 		r, _ := utf8.DecodeRuneInString(a[1:])
-		return float64(r)
+		return real{float: float64(r)}
 	}
-	v, err := strconv.ParseFloat(strings.TrimSpace(a), 64)
+	a = strings.TrimSpace(a)
+	v, err := strconv.ParseFloat(a, 64)
 	if err != nil {
 		n, err := ParseInt(a)
 		if err != nil {
 			p.bad("%s: invalid number", a)
 		}
-		return float64(n)
+		return real{float: float64(n)}
 	}
-	return v
+	if math.Abs(v) > 1e300 || v == 0 || math.Abs(v) < 1e-300 || v != v {
+		return real{float: v}
+	}
+	exact, _, err := big.ParseFloat(a, 0, 64, big.ToNearestEven)
+	if err != nil {
+		exact = nil
+	}
+	return real{v, exact}
 }
 
 // ShellQuote quotes as printf's %q: with backslashes, or as $'…' if there is what

@@ -19,8 +19,9 @@
 //
 // WASI has no permission bits, so the first two set and tell them: of the file at an
 // absolute path, through a symbolic link at its end for chmod and if follow is not
-// 0, in the numbers of chmod(2), and of a FIFO and a socket, which WASI does not tell
-// apart, also the type in those of stat(2). An error is WASI's errno, which mode returns
+// 0, in the numbers of chmod(2), of which a host may refuse those above 0777, and of a
+// FIFO and a socket, which WASI does not tell apart, also the type in those of stat(2).
+// An error is WASI's errno, which mode returns
 // negated. A file that the guest creates has the mode 0644 and a directory 0755
 // until it says otherwise.
 //

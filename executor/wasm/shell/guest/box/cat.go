@@ -22,6 +22,9 @@ func cat(_ context.Context, c *tool.Call) int {
 	}
 	if len(f) == 0 || len(f) == 1 && f.Has("u") {
 		return c.Each(names, 1, func(_ string, r io.Reader) error {
+			if c.IsOutput(r) {
+				return errOutput
+			}
 			_, err := io.Copy(c.Out, r)
 			return err
 		})
@@ -30,8 +33,15 @@ func cat(_ context.Context, c *tool.Call) int {
 		out: c.Out, number: f.Has("n") && !f.Has("b"), nonblank: f.Has("b"), squeeze: f.Has("s"),
 		ends: f.Has("E", "e", "A"), tabs: f.Has("T", "t", "A"), visible: f.Has("v", "e", "t", "A"),
 	}
-	return c.Each(names, 1, func(_ string, r io.Reader) error { return lines(r, '\n', k.line) })
+	return c.Each(names, 1, func(_ string, r io.Reader) error {
+		if c.IsOutput(r) {
+			return errOutput
+		}
+		return lines(r, '\n', k.line)
+	})
 }
+
+const errOutput = errString("input file is output file")
 
 type catter struct {
 	out                                            *bufio.Writer

@@ -147,6 +147,7 @@ func (k *copier) into(names []string, target string, hasTarget bool, do func(src
 			return c.Fail("target '%s': %s", target, tool.Text(err))
 		}
 	}
+	made := map[string]fs.FileInfo{}
 	for _, n := range names {
 		name := path.Base(path.Clean(n))
 		if k.parents {
@@ -159,7 +160,20 @@ func (k *copier) into(names []string, target string, hasTarget bool, do func(src
 		if name == ".." || name == "/" {
 			name = "."
 		}
-		do(n, path.Join(target, name))
+		dst := path.Join(target, name)
+		if fi, err := c.Lstat(n); err == nil && !fi.IsDir() {
+			switch first := made[dst]; {
+			case first == nil:
+				made[dst] = fi
+			case k.follow != 0 && tool.SameFile(first, fi): // a copy of the same
+				c.Errorf("warning: source file '%s' specified more than once", n)
+				continue
+			default:
+				k.failf("will not overwrite just-created '%s' with '%s'", dst, n)
+				continue
+			}
+		}
+		do(n, dst)
 	}
 	return k.status
 }
@@ -196,7 +210,8 @@ func (k *copier) copyFile(src, dst string, given bool) {
 		return
 	}
 	to, err := c.Lstat(dst)
-	if err == nil && to.Mode()&fs.ModeSymlink != 0 && from.Mode()&fs.ModeSymlink == 0 {
+	links := k.link || k.symlink
+	if err == nil && to.Mode()&fs.ModeSymlink != 0 && from.Mode()&fs.ModeSymlink == 0 && !links {
 		if t, err := c.Stat(dst); err == nil {
 			to = t
 		}
@@ -204,9 +219,9 @@ func (k *copier) copyFile(src, dst string, given bool) {
 	exists := err == nil
 	if exists {
 		switch {
-		case k.noClobber:
+		case k.noClobber, k.link && tool.SameFile(from, to):
 			return
-		case tool.SameFile(from, to):
+		case tool.SameFile(from, to), leadsTo(c, src, from, to):
 			k.failf("'%s' and '%s' are the same file", src, dst)
 			return
 		case k.update && !from.ModTime().After(to.ModTime()) && !from.IsDir():
@@ -237,6 +252,39 @@ func (k *copier) copyFile(src, dst string, given bool) {
 	default:
 		k.copyData(src, dst, from, exists)
 	}
+}
+
+// leadsTo tells whether a symbolic link, which is about to take the place of a file, leads to it.
+func leadsTo(c *tool.Call, link string, from, to fs.FileInfo) bool {
+	if from.Mode()&fs.ModeSymlink == 0 {
+		return false
+	}
+	fi, err := c.Stat(link)
+	return err == nil && tool.SameFile(fi, to)
+}
+
+// samePlace tells whether two names are one entry of one directory, so that whoever removes
+// the second removes the first.
+func samePlace(c *tool.Call, a, b string) bool {
+	at, err := place(c, a)
+	if err != nil {
+		return false
+	}
+	to, err := place(c, b)
+	return err == nil && at == to
+}
+
+// place is the path of an entry through no links, though it may be one.
+func place(c *tool.Call, name string) (string, error) {
+	name = path.Clean(c.Path(name))
+	dir, _, err := resolve(path.Dir(name), false)
+	return path.Join(dir, path.Base(name)), err
+}
+
+// isPlace tells whether the content of src is at dst, where links lead from src.
+func isPlace(c *tool.Call, src, dst string) bool {
+	real, _, err := resolve(c.Path(src), false)
+	return err == nil && samePlace(c, real, dst)
 }
 
 func (k *copier) said(src, dst string) {
@@ -387,10 +435,12 @@ func mv(_ context.Context, c *tool.Call) int {
 		}
 		if to, err := c.Lstat(dst); err == nil {
 			switch {
-			case noClobber, update && !from.ModTime().After(to.ModTime()):
+			case noClobber:
 				return
-			case tool.SameFile(from, to) && c.Path(src) == c.Path(dst):
+			case tool.SameFile(from, to) && !from.IsDir(), leadsTo(c, src, from, to) && !to.IsDir():
 				k.failf("'%s' and '%s' are the same file", src, dst)
+				return
+			case update && !from.ModTime().After(to.ModTime()):
 				return
 			case !from.IsDir() && to.IsDir():
 				k.failf("cannot overwrite directory '%s' with non-directory", dst)
@@ -404,7 +454,12 @@ func mv(_ context.Context, c *tool.Call) int {
 			k.failf("cannot move '%s' to a subdirectory of itself, '%s'", src, dst)
 			return
 		}
-		err = os.Rename(strings.TrimRight(c.Path(src), "/"), c.Path(dst))
+		// Other than os.Rename, this also takes the place of an empty directory.
+		full := c.Path(dst)
+		if from.IsDir() {
+			full = strings.TrimRight(full, "/")
+		}
+		err = syscall.Rename(strings.TrimRight(c.Path(src), "/"), full)
 		if errors.Is(err, syscall.EXDEV) || errors.Is(err, syscall.ENOSYS) {
 			// To another file system, of which a host in WebAssembly says that it cannot.
 			if !k.moveByCopy(src, dst, from) {
@@ -422,8 +477,12 @@ func mv(_ context.Context, c *tool.Call) int {
 	})
 }
 
-// moveByCopy copies a tree as cp -a does, and then removes it.
+// moveByCopy copies a tree as cp -a does, in place of what there was, and then removes it.
 func (k *copier) moveByCopy(src, dst string, from fs.FileInfo) bool {
+	if err := os.Remove(strings.TrimRight(k.c.Path(dst), "/")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		k.failf("inter-device move failed: '%s' to '%s'; unable to remove target: %s", src, dst, tool.Text(err))
+		return false
+	}
 	copies := copier{c: k.c, recursive: true, mode: true, times: true, follow: 'P'}
 	copies.keepLinks(true)
 	copies.copy(src, dst)
@@ -457,8 +516,25 @@ func ln(_ context.Context, c *tool.Call) int {
 		}
 	}
 	return k.into(names, target, hasTarget, func(src, dst string) {
+		if !f.Has("s") {
+			if fi, err := c.Lstat(src); err != nil {
+				k.failf("failed to access '%s': %s", src, tool.Text(err))
+				return
+			} else if fi.IsDir() {
+				k.failf("%s: hard link not allowed for directory", src)
+				return
+			}
+		}
 		var err error
-		if _, e := c.Lstat(dst); e == nil && f.Has("f") {
+		if fi, e := c.Lstat(dst); e == nil && f.Has("f") {
+			switch {
+			case fi.IsDir():
+				k.failf("%s: cannot overwrite directory", dst)
+				return
+			case !f.Has("s") && samePlace(c, src, dst), f.Has("s") && fi.Mode()&fs.ModeSymlink == 0 && isPlace(c, src, dst):
+				k.failf("'%s' and '%s' are the same file", src, dst)
+				return
+			}
 			err = os.Remove(c.Path(dst))
 		}
 		to := src
@@ -472,13 +548,6 @@ func ln(_ context.Context, c *tool.Call) int {
 			}
 			err = os.Symlink(to, c.Path(dst))
 		default:
-			if fi, e := c.Lstat(src); e != nil {
-				k.failf("failed to access '%s': %s", src, tool.Text(e))
-				return
-			} else if fi.IsDir() {
-				k.failf("%s: hard link not allowed for directory", src)
-				return
-			}
 			err = os.Link(c.Path(src), c.Path(dst))
 		}
 		if err != nil {

@@ -43,4 +43,21 @@ func TestMoveByCopy(t *testing.T) {
 	if f.Mode() != 0o750 || !os.SameFile(f, hard) || to != "sub/f" {
 		t.Errorf("mode %v, the same file %v, link to %s", f.Mode(), os.SameFile(f, hard), to)
 	}
+	// What is in the way is replaced, not written through nor into.
+	must(os.WriteFile(filepath.Join(dir, "new"), []byte("new"), 0o644))
+	from, err = k.c.Lstat("new")
+	must(err)
+	must(os.Symlink("e/sub/f", filepath.Join(dir, "l")))
+	if !k.moveByCopy("new", "l", from) || errs.Len() > 0 {
+		t.Error(errs.String())
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "e", "sub", "f")); err != nil || string(b) != "x" {
+		t.Errorf("where the link led: %q, %v", b, err)
+	}
+	if k.moveByCopy("l", "e", from) || !strings.Contains(errs.String(), "Directory not empty") {
+		t.Errorf("onto a full directory: %q", &errs)
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "l")); err != nil || string(b) != "new" {
+		t.Errorf("what was to be moved: %q, %v", b, err)
+	}
 }

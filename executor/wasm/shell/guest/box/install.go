@@ -30,6 +30,9 @@ func install(_ context.Context, c *tool.Call) int {
 		if mode, err = tool.ParseMode(m, 0, f.Has("d"), 0); err != nil {
 			return c.Fail("invalid mode '%s'", m)
 		}
+		if tool.Special(mode) {
+			return c.Fail("the mode '%s': %s", m, tool.Text(tool.ErrSpecial))
+		}
 	}
 	if f.Has("d") {
 		if len(names) == 0 {
@@ -78,7 +81,7 @@ func install(_ context.Context, c *tool.Call) int {
 			return
 		}
 		if to, err := c.Stat(dst); err == nil {
-			if tool.SameFile(from, to) {
+			if isPlace(c, src, dst) {
 				k.failf("'%s' and '%s' are the same file", src, dst)
 				return
 			}

@@ -29,6 +29,9 @@ func mkdir(_ context.Context, c *tool.Call) int {
 		if perm, err = tool.ParseMode(m, 0o777, true, c.Proc.Umask(-1)); err != nil {
 			return c.Fail("invalid mode '%s'", m)
 		}
+		if tool.Special(perm) {
+			return c.Fail("the mode '%s': %s", m, tool.Text(tool.ErrSpecial))
+		}
 		exact = true
 	}
 	for _, n := range names {

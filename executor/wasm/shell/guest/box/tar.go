@@ -439,7 +439,10 @@ func (t *tarrer) read(names []string, extract bool) error {
 		}
 	}
 	for _, h := range slices.Backward(t.dirs) {
-		t.finish(t.target(h), h)
+		if err := t.finish(t.target(h), h); err != nil {
+			t.c.Errorf("%s: %s", h.Name, tool.Text(err))
+			t.status = 2
+		}
 	}
 	return nil
 }
@@ -638,11 +641,16 @@ func (t *tarrer) finish(to string, h *tar.Header) error {
 	if !t.keepMode {
 		mode = mode.Perm() &^ t.c.Proc.Umask(-1)
 	}
-	if err := tool.Chmod(to, mode); err != nil {
+	if err := tool.Chmod(to, mode.Perm()); err != nil {
 		return err
 	}
-	if t.f.Has("m") {
-		return nil
+	if !t.f.Has("m") {
+		if err := os.Chtimes(to, h.ModTime, h.ModTime); err != nil {
+			return err
+		}
 	}
-	return os.Chtimes(to, h.ModTime, h.ModTime)
+	if tool.Special(mode) {
+		return fmt.Errorf("%w: --no-same-permissions extracts without them", tool.ErrSpecial)
+	}
+	return nil
 }

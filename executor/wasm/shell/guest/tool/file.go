@@ -47,13 +47,59 @@ func (c *Call) Create(name string, add bool) (File, error) {
 // Input opens a file, or is standard input for "-".
 func (c *Call) Input(name string) (io.ReadCloser, error) {
 	if name == "-" {
-		return io.NopCloser(c.Stdin), nil
+		return standardInput{c.Stdin}, nil
 	}
 	f, err := c.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	return f, nil
+}
+
+type standardInput struct{ io.Reader }
+
+func (standardInput) Close() error { return nil }
+
+// IsOutput tells whether standard output is the file that in reads, which then has no end.
+func (c *Call) IsOutput(in io.Reader) bool {
+	from, to := below(in), below(c.Stdout)
+	a, b := regular(from), regular(to)
+	if a == nil || b == nil || !os.SameFile(a, b) {
+		return false
+	}
+	at := int64(0)
+	if s, ok := from.(io.Seeker); ok {
+		at, _ = s.Seek(0, io.SeekCurrent)
+	}
+	return at < a.Size()
+}
+
+// below is what a stream was made of.
+func below(stream any) any {
+	for {
+		switch s := stream.(type) {
+		case standardInput:
+			stream = s.Reader
+		case *guardedReader:
+			stream = s.r
+		case *guardedWriter:
+			stream = s.w
+		default:
+			return stream
+		}
+	}
+}
+
+func regular(stream any) fs.FileInfo {
+	s, ok := stream.(interface{ Stat() (fs.FileInfo, error) })
+	if !ok {
+		return nil
+	}
+	fi, err := s.Stat()
+	if err != nil || !fi.Mode().IsRegular() {
+		return nil
+	}
+	return fi
 }
 
 // Each calls fn for each of the named files, or for standard input as "-" if
@@ -206,6 +252,21 @@ func (deviceInfo) Sys() any           { return nil }
 
 // SameFile is os.SameFile for what [Stat] and [Lstat] return.
 func SameFile(a, b fs.FileInfo) bool { return os.SameFile(bare(a), bare(b)) }
+
+// ErrSpecial is why a mode cannot be set.
+var ErrSpecial = errors.New("set-user-ID, set-group-ID and sticky bits are not available in the wasm shell")
+
+// Special tells whether a mode has bits that [Chmod] refuses.
+func Special(m fs.FileMode) bool { return Bits(m)&^0o777 != 0 }
+
+// Chmod sets the permission bits of a file, by its absolute path, through symbolic links. A
+// host keeps no others, so it is an error to ask for them.
+func Chmod(name string, mode fs.FileMode) error {
+	if Special(mode) {
+		return &fs.PathError{Op: "chmod", Path: name, Err: ErrSpecial}
+	}
+	return chmod(name, mode)
+}
 
 // Bits are the permission bits and set-user-id, set-group-id and sticky in the
 // numbers of chmod(2).

@@ -7,8 +7,7 @@ import (
 	"os"
 )
 
-// Chmod sets the permission bits of a file, by its absolute path, through symbolic links.
-func Chmod(name string, mode fs.FileMode) error { return os.Chmod(name, mode) }
+func chmod(name string, mode fs.FileMode) error { return os.Chmod(name, mode) }
 
 func withMode(_ string, _ bool, fi fs.FileInfo) (fs.FileInfo, error) { return fi, nil }
 

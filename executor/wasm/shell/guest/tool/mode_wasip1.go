@@ -16,8 +16,7 @@ func hostChmod(p unsafe.Pointer, n, mode uint32) int32
 //go:wasmimport sandboxd mode
 func hostMode(p unsafe.Pointer, n, follow uint32) int32
 
-// Chmod sets the permission bits of a file, by its absolute path, through symbolic links.
-func Chmod(name string, mode fs.FileMode) error {
+func chmod(name string, mode fs.FileMode) error {
 	if e := hostChmod(unsafe.Pointer(unsafe.StringData(name)), uint32(len(name)), Bits(mode)); e != 0 {
 		return &fs.PathError{Op: "chmod", Path: name, Err: syscall.Errno(e)}
 	}

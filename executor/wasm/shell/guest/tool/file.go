@@ -84,6 +84,8 @@ func below(stream any) any {
 			stream = s.r
 		case *guardedWriter:
 			stream = s.w
+		case interface{ Unwrap() io.Reader }: // the interpreter's
+			stream = s.Unwrap()
 		default:
 			return stream
 		}

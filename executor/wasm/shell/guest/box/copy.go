@@ -214,6 +214,9 @@ func (k *copier) copyFile(src, dst string, given bool) {
 	if err == nil && to.Mode()&fs.ModeSymlink != 0 && from.Mode()&fs.ModeSymlink == 0 && !links {
 		if t, err := c.Stat(dst); err == nil {
 			to = t
+		} else if !from.IsDir() && !k.replace {
+			k.failf("not writing through dangling symlink '%s'", dst)
+			return
 		}
 	}
 	exists := err == nil
@@ -234,7 +237,8 @@ func (k *copier) copyFile(src, dst string, given bool) {
 			return
 		}
 	}
-	if exists && k.replace && !from.IsDir() {
+	// What keeps links does not write to the other names of what was there.
+	if exists && !from.IsDir() && !links && (k.replace || k.links != nil && to.Mode().IsRegular() && identity(to).links > 1) {
 		if err := os.Remove(c.Path(dst)); err != nil {
 			k.failf("cannot remove '%s': %s", dst, tool.Text(err))
 			return
@@ -336,7 +340,15 @@ func inside(src, dst string) bool {
 
 func (k *copier) makeLink(src, dst string, exists bool) {
 	c := k.c
-	if exists && k.force {
+	if k.symlink && !path.IsAbs(src) {
+		here, e1 := c.Stat(".")
+		there, e2 := c.Stat(dir(dst))
+		if e1 != nil || e2 != nil || !tool.SameFile(here, there) {
+			k.failf("%s: can make relative symbolic links only in current directory", dst)
+			return
+		}
+	}
+	if exists && (k.force || k.replace) {
 		os.Remove(c.Path(dst))
 	}
 	var err error
@@ -440,13 +452,13 @@ func mv(_ context.Context, c *tool.Call) int {
 			case tool.SameFile(from, to) && !from.IsDir(), leadsTo(c, src, from, to) && !to.IsDir():
 				k.failf("'%s' and '%s' are the same file", src, dst)
 				return
-			case update && !from.ModTime().After(to.ModTime()):
-				return
 			case !from.IsDir() && to.IsDir():
 				k.failf("cannot overwrite directory '%s' with non-directory", dst)
 				return
 			case from.IsDir() && !to.IsDir():
 				k.failf("cannot overwrite non-directory '%s' with directory '%s'", dst, src)
+				return
+			case update && !from.ModTime().After(to.ModTime()):
 				return
 			}
 		}

@@ -92,6 +92,8 @@ func install(_ context.Context, c *tool.Call) int {
 				// A new file in its place: who has the old one open keeps it.
 				os.Remove(c.Path(dst))
 			}
+		} else if _, err := c.Lstat(dst); err == nil {
+			os.Remove(c.Path(dst)) // a link to nothing
 		}
 		before := k.status
 		k.status = 0

@@ -127,21 +127,24 @@ func lend(mem api.Memory, stack []uint64, paths, others []span) (giveBack func()
 	if mem == nil {
 		return
 	}
-	var spelled []byte
-	var ends []int
+	var given [2][]byte
 	all := true // are plain
-	for _, s := range paths {
+	for i, s := range paths {
 		at, n := s.of(stack)
 		b, ok := mem.Read(uint32(at), uint32(n))
 		if !ok || n > maxSpelled {
 			return
 		}
-		spelled = append(spelled, spell(b)...)
-		ends = append(ends, len(spelled))
-		all = all && plain(b)
+		given[i], all = b, all && plain(b)
 	}
 	if all {
 		return
+	}
+	var spelled []byte
+	var ends []int
+	for _, b := range given {
+		spelled = append(spelled, spell(b)...)
+		ends = append(ends, len(spelled))
 	}
 	at, ok := room(uint64(mem.Size()), uint64(len(spelled)), stack, others)
 	if !ok {

@@ -45,8 +45,9 @@ type Scratch interface {
 	Remove(number int) error
 }
 
-// maxInfos is of how many entries of a directory more than the name is told at once.
-const maxInfos = 10_000
+// maxInfos bounds what is told of a directory's entries at once, in bytes of names and targets, and as many for each entry: of
+// the others no more than the name is.
+const maxInfos, eachInfo = 32 << 20, 128
 
 // Dir is the Machine that is at Name beneath Root.
 type Dir struct {
@@ -87,14 +88,16 @@ func (d Dir) List(name string) (all []Info, err error) {
 		return nil, err
 	}
 	all = make([]Info, 0, len(names))
+	told := 0
 	for _, n := range names {
 		i := Info{Bare: true}
-		if len(all) < maxInfos {
+		if told < maxInfos {
 			if known, err := lstat(sub, n); err == nil {
 				i = known
 			}
 		}
 		i.Name = n
+		told += eachInfo + len(n) + len(i.Target)
 		all = append(all, i)
 	}
 	return all, nil

@@ -122,9 +122,9 @@ type Input struct {
 type Info struct {
 	Name   []byte `json:",omitempty"`
 	Bare   bool   `json:",omitempty"`
-	Mode   uint32
-	Size   int64
-	Time   int64
+	Mode   uint32 `json:",omitempty"`
+	Size   int64  `json:",omitempty"`
+	Time   int64  `json:",omitempty"`
 	Target []byte `json:",omitempty"`
 }
 

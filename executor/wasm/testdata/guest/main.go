@@ -103,6 +103,10 @@ func run(f []string) error {
 		}
 		fmt.Println()
 		return err
+	case "count":
+		es, err := os.ReadDir(arg(1))
+		fmt.Print(len(es), " ")
+		return err
 	case "type":
 		fi, err := os.Lstat(arg(1))
 		if err != nil {

@@ -307,8 +307,9 @@ func wc(_ context.Context, c *tool.Call) int {
 	var all []counts
 	var titles []string
 	var total counts
+	buf := make([]byte, 32<<10)
 	status = c.Each(names, 1, func(name string, r io.Reader) error {
-		k, err := countAll(r, f.Has("w", "m", "L"))
+		k, err := countAll(r, buf, f.Has("w", "m", "L"))
 		if err != nil {
 			return err
 		}
@@ -359,9 +360,8 @@ func (k *counts) add(o counts) {
 	k.longest = max(k.longest, o.longest)
 }
 
-// countAll counts bytes and lines, and where text is set the rest, for which it must look at each character.
-func countAll(r io.Reader, text bool) (k counts, err error) {
-	buf := make([]byte, 32<<10)
+// countAll reads by way of buf, and counts bytes and lines, and where text is set the rest, for which it must look at each character.
+func countAll(r io.Reader, buf []byte, text bool) (k counts, err error) {
 	inWord := false
 	column := int64(0)
 	var rest []byte

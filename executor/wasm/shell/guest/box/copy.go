@@ -24,6 +24,7 @@ type copier struct {
 	links  map[[2]uint64]string // where files of several names were copied to; nil if each becomes one of its own
 	follow byte                 // which symbolic links are followed: all, those given, none: L, H, P
 	status int
+	buf    []byte // for content, made with the first file: one for each would keep the garbage collector busy
 }
 
 func cp(_ context.Context, c *tool.Call) int {
@@ -401,7 +402,10 @@ func (k *copier) copyData(src, dst string, from fs.FileInfo, exists bool) {
 		k.failf("cannot create regular file '%s': %s", dst, tool.Text(err))
 		return
 	}
-	_, err = io.Copy(w, r)
+	if k.buf == nil {
+		k.buf = make([]byte, 32<<10)
+	}
+	_, err = io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, k.buf)
 	if e := w.Close(); err == nil {
 		err = e
 	}

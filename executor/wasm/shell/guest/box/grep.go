@@ -27,6 +27,7 @@ type grepper struct {
 	recursive                                                               bool
 	found, failed                                                           bool
 	offset, text                                                            bool
+	in                                                                      *bufio.Reader // of one file after the other
 }
 
 func egrep(ctx context.Context, c *tool.Call) int { return grepAs(ctx, c, "-E") }
@@ -285,9 +286,13 @@ func (g *grepper) file(name string, nl byte) {
 	if name == "-" {
 		shown = "(standard input)"
 	}
-	in := bufio.NewReaderSize(r, 32<<10)
-	head, _ := in.Peek(32 << 10)
-	n, err := g.search(in, shown, nl, !g.text && nl != 0 && bytes.IndexByte(head, 0) >= 0)
+	if g.in == nil {
+		g.in = bufio.NewReaderSize(r, 32<<10)
+	} else {
+		g.in.Reset(r)
+	}
+	head, _ := g.in.Peek(32 << 10)
+	n, err := g.search(g.in, shown, nl, !g.text && nl != 0 && bytes.IndexByte(head, 0) >= 0)
 	if err != nil {
 		g.fail(name, err)
 		return

@@ -29,6 +29,7 @@ func sum(algorithm string, newHash func() hash.Hash) tool.Func {
 		if !ok {
 			return status
 		}
+		buf := make([]byte, 32<<10)
 		digest := func(name string) (string, error) {
 			r, err := c.Input(name)
 			if err != nil {
@@ -36,7 +37,7 @@ func sum(algorithm string, newHash func() hash.Hash) tool.Func {
 			}
 			defer r.Close()
 			h := newHash()
-			_, err = io.Copy(h, r)
+			_, err = io.CopyBuffer(h, struct{ io.Reader }{r}, buf)
 			return hex.EncodeToString(h.Sum(nil)), err
 		}
 		if len(names) == 0 {

@@ -71,7 +71,9 @@ func TestCodeIsDamaged(t *testing.T) {
 	must(t, err)
 	flipped := append([]byte{}, whole...)
 	flipped[len(flipped)/2] ^= 1
-	for what, b := range map[string][]byte{"cut short": whole[:len(whole)-1000], "cut shorter": whole[:20], "empty": nil, "a bit": flipped} {
+	zeros := append([]byte{}, whole...)
+	clear(zeros[4096:8192]) // where functions begin
+	for what, b := range map[string][]byte{"zeros": zeros, "cut short": whole[:len(whole)-1000], "cut shorter": whole[:20], "empty": nil, "a bit": flipped} {
 		must(t, os.WriteFile(files[0], b, 0o600))
 		if out := run(t, openExecutor(t, cfg), uncached("echo fine")); string(out.Stdout.Inline) != "fine\n" {
 			t.Errorf("%s: %+v", what, out)

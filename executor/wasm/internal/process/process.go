@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"time"
@@ -169,13 +168,16 @@ func (w *worker) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	kept := kept{string(w.load.CodeDir)}
+	kept.check()
 	ctx = experimental.WithCompilationWorkers(ctx, runtime.NumCPU())
-	if w.module, err = w.rt.CompileModule(ctx, code); err != nil && forget(string(w.load.CodeDir)) {
+	if w.module, err = w.rt.CompileModule(ctx, code); err != nil && kept.forget() {
 		w.module, err = w.rt.CompileModule(ctx, code) // what was kept may have been at fault
 	}
 	if err != nil {
 		return fmt.Errorf("the module cannot be compiled: %w", err)
 	}
+	kept.sum()
 	if dir := string(w.load.CodeDir); dir != "" && !w.load.InProcess {
 		_ = shareCode(dir, w.module) // it saves memory, and a worker without it is as good
 	}
@@ -183,18 +185,6 @@ func (w *worker) prepare(ctx context.Context) error {
 		return err
 	}
 	return w.recognize(ctx)
-}
-
-// forget removes what wazero keeps in the directory for compiled code, and says whether there was any.
-func forget(dir string) (had bool) {
-	if dir == "" {
-		return false
-	}
-	all, _ := filepath.Glob(filepath.Join(dir, "wazero-*", "*")) // the pattern is right
-	for _, name := range all {
-		had = os.Remove(name) == nil || had // one that stays is at fault again
-	}
-	return had
 }
 
 // wasi offers wasip1, with our own proc_exit, and for all paths.

@@ -1,0 +1,81 @@
+package process
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// kept is the directory of a module's compiled code. wazero has a checksum of the code in its files there, and none of what says where in it
+// functions begin. So each has one beside it of the whole, against disks that lose what was written: the directory
+// is nobody's but ours. Errors here leave a file that is compiled anew, sooner or later.
+type kept struct{ dir string }
+
+// files are wazero's.
+func (k kept) files() []string {
+	if k.dir == "" {
+		return nil
+	}
+	all, _ := filepath.Glob(filepath.Join(k.dir, "wazero-*", "*")) // the pattern is right
+	return all
+}
+
+// sumOf is where a file's checksum is.
+func (k kept) sumOf(name string) string { return filepath.Join(k.dir, filepath.Base(name)+".sum") }
+
+// check removes the files that are not what they were.
+func (k kept) check() {
+	for _, name := range k.files() {
+		want, err := os.ReadFile(k.sumOf(name))
+		if err == nil {
+			var got string
+			if got, err = checksum(name); err == nil && got == string(want) {
+				continue
+			}
+		}
+		k.remove(name)
+	}
+}
+
+// remove removes a file, and first what is noted of it.
+func (k kept) remove(name string) bool {
+	_ = os.Remove(k.sumOf(name))
+	return os.Remove(name) == nil
+}
+
+// sum notes what files are that have no checksum yet.
+func (k kept) sum() {
+	for _, name := range k.files() {
+		to := k.sumOf(name)
+		if _, err := os.Stat(to); err == nil || !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if s, err := checksum(name); err == nil && os.WriteFile(to, []byte(s), 0o600) != nil {
+			_ = os.Remove(to)
+		}
+	}
+}
+
+// forget removes all files, and says whether there were any.
+func (k kept) forget() (had bool) {
+	for _, name := range k.files() {
+		had = k.remove(name) || had
+	}
+	return had
+}
+
+// checksum is a file's, with its length.
+func checksum(name string) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
+	n, err := io.CopyBuffer(h, struct{ io.Reader }{f}, make([]byte, 1<<20))
+	return fmt.Sprintf("%d %08x\n", n, h.Sum32()), err
+}

@@ -30,7 +30,6 @@
 // description that task_read then writes to buffer. These are strings, each ended by a
 // NUL: the number of arguments in decimal, the arguments, and the environment as
 // NAME=VALUE. Where task returns 0, arguments and environment are those of WASI; where it returns 1<<32 - 1, it is called again.
-
 package shell
 
 import (

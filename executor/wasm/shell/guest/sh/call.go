@@ -147,7 +147,7 @@ func (r *runner) printfInto(ctx context.Context, args []string) []string {
 	return []string{"eval", fmt.Sprintf("%s=%s; (exit %d)", args[2], quote(b.String()), status)}
 }
 
-func umask(_ context.Context, c *tool.Call) int {
+func umask(ctx context.Context, c *tool.Call) int {
 	f, names, status, ok := c.Parse(tool.Options{Short: "+S", Status: 2})
 	if !ok {
 		return status
@@ -168,7 +168,9 @@ func umask(_ context.Context, c *tool.Call) int {
 	if names[0][0] < '0' || names[0][0] > '9' {
 		m = ^m & 0o777
 	}
-	c.Proc.Umask(int(m))
+	if err := interp.HandlerCtx(ctx).Builtin(ctx, []string{"eval", fmt.Sprintf("%s=%o", maskVariable, m)}); err != nil {
+		return 1
+	}
 	return 0
 }
 

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -29,7 +30,7 @@ import (
 type Shell struct {
 	// Tools by name.
 	Tools map[string]tool.Func
-	// Proc is what all commands share.
+	// Proc is what commands begin with.
 	Proc *tool.Process
 	// Crash, if not nil, is told of a panic, which is a bug of the shell or of a tool. It ends
 	// the process, as the panic would.
@@ -52,7 +53,10 @@ func (s *Shell) Exec(ctx context.Context, c *tool.Call) int {
 	defer s.guard()
 	name := c.Args[0]
 	call := *c
-	call.Exec, call.Proc = s.Exec, s.Proc
+	call.Exec = s.Exec
+	if call.Proc == nil {
+		call.Proc = s.Proc
+	}
 	if strings.Contains(name, "/") {
 		fi, err := call.Stat(name)
 		switch {
@@ -344,7 +348,7 @@ func (r *runner) script(ctx context.Context, run *interp.Runner, src []byte, nam
 func (r *runner) exec(ctx context.Context, args []string) error {
 	hc := interp.HandlerCtx(ctx)
 	c := &tool.Call{
-		Args: args, Dir: hc.Dir, Env: environ(hc.Env), Proc: r.shell.Proc,
+		Args: args, Dir: hc.Dir, Env: environ(hc.Env), Proc: r.process(hc.Env),
 		Stdin: hc.Stdin, Stdout: hc.Stdout, Stderr: hc.Stderr, Exec: r.shell.Exec,
 	}
 	if f := own[args[0]]; f != nil {
@@ -359,6 +363,25 @@ func (r *runner) exec(ctx context.Context, args []string) error {
 	return exitStatus(r.shell.Exec(ctx, c))
 }
 
+// maskVariable holds the umask of a shell once it is set. A subshell has a copy of it, as of all variables, which is what the umask of a process
+// of its own would be.
+const maskVariable = "sandboxd_umask"
+
+// process is what a command of a shell with these variables is given.
+func (r *runner) process(env expand.Environ) *tool.Process {
+	v := env.Get(maskVariable)
+	if !v.IsSet() {
+		return r.call.Proc
+	}
+	m, err := strconv.ParseUint(v.String(), 8, 32)
+	if err != nil {
+		return r.call.Proc
+	}
+	p := tool.NewProcess()
+	p.Umask(int(m))
+	return p
+}
+
 func exitStatus(code int) error {
 	if code == 0 {
 		return nil
@@ -371,7 +394,7 @@ func environ(env expand.Environ) []string {
 	seen := map[string]int{}
 	for name, v := range env.Each {
 		i, again := seen[name]
-		if !v.Exported || v.Kind != expand.String || !v.IsSet() {
+		if !v.Exported || name == maskVariable || v.Kind != expand.String || !v.IsSet() {
 			if again {
 				list[i] = ""
 			}
@@ -396,7 +419,7 @@ func environ(env expand.Environ) []string {
 
 func (r *runner) open(ctx context.Context, name string, flag int, perm fs.FileMode) (io.ReadWriteCloser, error) {
 	hc := interp.HandlerCtx(ctx)
-	f, err := tool.OpenFile(hc.Dir, name, flag, 0o666, r.shell.Proc, hc.Stdin, hc.Stdout, hc.Stderr)
+	f, err := tool.OpenFile(hc.Dir, name, flag, 0o666, r.process(hc.Env), hc.Stdin, hc.Stdout, hc.Stderr)
 	if err != nil {
 		return nil, &fs.PathError{Op: "sh", Path: name, Err: errors.New(tool.Text(err))}
 	}

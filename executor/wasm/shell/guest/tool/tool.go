@@ -44,7 +44,7 @@ type Call struct {
 	Exec func(ctx context.Context, c *Call) int
 }
 
-// Process is what the commands of one guest share. It is safe for concurrent use.
+// Process is what a command has of the shell that runs it. It is safe for concurrent use.
 type Process struct {
 	mu    sync.Mutex
 	umask fs.FileMode

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/sandboxd/sandboxd/cache"
 )
 
 // unused is for how long compiled code is kept that nobody asks for.
@@ -16,12 +18,11 @@ const unused = 30 * 24 * time.Hour
 
 // openCode makes the directory for a module's compiled code in dir, sees that nobody else can have put anything there, and
 // removes what was not used for long.
-func openCode(dir string, module []byte) (string, error) {
+func openCode(dir string, module cache.Digest) (string, error) {
 	if err := makePrivate(dir); err != nil {
 		return "", err
 	}
-	name := sha256.Sum256(module)
-	own := filepath.Join(dir, hex.EncodeToString(name[:]))
+	own := filepath.Join(dir, module.Hash)
 	if err := makePrivate(own); err != nil {
 		return "", err
 	}

@@ -46,7 +46,8 @@ type Config struct {
 	// Version is told in Capabilities.
 	Version string
 
-	code              string        // where in CodeDir this Module's is
+	digest            cache.Digest  // of Module
+	code              string        // where in CodeDir its compiled code is
 	shell             bool          // Module is the embedded one
 	files             int           // that a task may make; 0 is maxFiles
 	program           []string      // of the workers, with its arguments; nil is the one that runs, as a worker
@@ -64,6 +65,7 @@ func (c *Config) check() error {
 			return err
 		}
 	}
+	c.digest = cache.DigestOf(c.Module)
 	if c.files == 0 {
 		c.files = maxFiles
 	}
@@ -80,7 +82,7 @@ func (c *Config) check() error {
 	}
 	var err error
 	if c.CodeDir, err = filepath.Abs(c.CodeDir); err == nil {
-		c.code, err = openCode(c.CodeDir, c.Module)
+		c.code, err = openCode(c.CodeDir, c.digest)
 	}
 	if err != nil {
 		return fmt.Errorf("directory for compiled modules: %w", err)

@@ -15,7 +15,6 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
 	"github.com/sandboxd/sandboxd/executor/access"
 	"github.com/sandboxd/sandboxd/executor/internal/action"
@@ -58,7 +57,7 @@ func New(cfg Config) (*Executor, error) {
 	}
 	e := &Executor{
 		cfg: cfg, log: cfg.Logger, life: life.New(), stop: make(chan struct{}),
-		root: "wasm " + cache.DigestOf(cfg.Module).String(), seats: make(chan *seat, cfg.MaxParallel),
+		root: "wasm " + cfg.digest.String(), seats: make(chan *seat, cfg.MaxParallel),
 	}
 	e.places = make(chan struct{}, cfg.MaxParallel)
 	e.Reconfigure(cfg.Access)

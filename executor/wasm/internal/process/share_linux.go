@@ -70,7 +70,7 @@ func codeOf(m wazero.CompiledModule) (largest []byte) {
 
 // share maps a file with what is in code in its place.
 func share(dir *os.Root, code []byte) error {
-	name := fmt.Sprintf("%08x-%x.code", crc32.Checksum(code, crc32.MakeTable(crc32.Castagnoli)), len(code))
+	name := fmt.Sprintf("%08x-%x.code", crc32.Checksum(code, castagnoli), len(code))
 	f, err := openCode(dir, name, code)
 	if errors.Is(err, fs.ErrNotExist) {
 		if f, err = writeCode(dir, name, code); err != nil {

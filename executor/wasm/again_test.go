@@ -59,6 +59,17 @@ func TestAgain(t *testing.T) {
 			t.Errorf("the same task had %d bytes, and at first %d: %+v", *out.Usage.PeakMemory, peak, out)
 		}
 	}
+	// What it needs is enough, also where the instance had as much before: the first of these is given more.
+	for n := range 3 {
+		spec := uncached("s=xxxxxxxxxxxxxxxx; i=0; while [ $i -lt 19 ]; do s=$s$s; i=$((i+1)); done; echo ${#s}")
+		if n > 0 {
+			spec.Limits.MemoryBytes = peak
+		}
+		out := run(t, e, spec)
+		if peak = max(*out.Usage.PeakMemory, 32<<20); !out.Success() {
+			t.Errorf("with %d bytes, which it had before: %+v", spec.Limits.MemoryBytes, out)
+		}
+	}
 	// A task that is wrong costs the next nothing, either.
 	bad := uncached("true")
 	bad.Workdir = "/nowhere/at/all"

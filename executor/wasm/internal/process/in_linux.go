@@ -2,6 +2,7 @@ package process
 
 import (
 	"bufio"
+	"errors"
 	"os"
 	"time"
 	"unsafe"
@@ -25,17 +26,40 @@ func newDirect(f *os.File, r *bufio.Reader, end func()) input {
 	if err != nil {
 		return nil
 	}
-	hangup, err := pollFor(f, 0) // a hangup need not be asked for
-	if err != nil {
+	if err := onHangup(f, end); err != nil {
 		_ = unix.Close(poll)
 		return nil
 	}
+	return &direct{r: r, poll: poll}
+}
+
+// onHangup calls end once nobody writes to the pipe any more. A goroutine waits for that which is in no system call: one that enters a call just as the
+// runtime stops all goroutines is overlooked by that of Go 1.26, and it waits for a minute. The walls are raised by three such stops, whose signals have
+// each call entered anew.
+func onHangup(pipe *os.File, end func()) error {
+	fd, err := pollFor(pipe, 0) // a hangup need not be asked for
+	if err != nil {
+		return err
+	}
+	if err := unix.SetNonblock(fd, true); err != nil { // which has the runtime poll it
+		return errors.Join(err, unix.Close(fd))
+	}
+	f := os.NewFile(uintptr(fd), "hangup")
+	// What cannot be polled is found here, and not by the goroutine.
+	if err := f.SetReadDeadline(time.Time{}); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	c, err := f.SyscallConn()
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
 	go func() {
-		if wait(hangup, -1) {
+		defer f.Close()
+		if c.Read(func(fd uintptr) bool { return wait(int(fd), 0) }) == nil {
 			end()
 		}
 	}()
-	return &direct{r: r, poll: poll}
+	return nil
 }
 
 // pollFor makes an epoll of one file.

@@ -138,9 +138,10 @@ func TestStops(t *testing.T) {
 		t.Run(script, func(t *testing.T) {
 			spec := uncached("echo ready\n" + script)
 			spec.Timeout = 200 * time.Millisecond
-			if out := run(t, e, spec); out.Cause != executor.CauseTimedOut || !strings.HasPrefix(string(out.Stdout.Inline), "ready\n") {
-				t.Errorf("%s: %s, %.20q", script, out.Cause, out.Stdout.Inline)
+			if out := run(t, e, spec); out.Cause != executor.CauseTimedOut {
+				t.Errorf("%s: %+v", script, out)
 			}
+			// What it wrote before arrives while it is busy.
 			ctx, cancel := context.WithCancel(t.Context())
 			var canceled time.Time
 			ctx = executor.WithEvents(ctx, func(ev executor.TaskEvent) {

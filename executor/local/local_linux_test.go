@@ -152,7 +152,7 @@ func TestCauses(t *testing.T) {
 		"exit":    {executor.TaskSpec{Script: "exit 3"}, executor.CauseExited, 3},
 		"signal":  {executor.TaskSpec{Script: "kill -SEGV $$"}, executor.CauseSignaled, 139},
 		"timeout": {executor.TaskSpec{Script: "sleep 1000", Timeout: 200 * time.Millisecond}, executor.CauseTimedOut, 143},
-		"deaf":    {executor.TaskSpec{Script: "trap '' TERM; setsid sleep 1000 & sleep 1000", Timeout: 200 * time.Millisecond}, executor.CauseTimedOut, 137},
+		"deaf":    {executor.TaskSpec{Script: "trap '' TERM; setsid sleep 1000 & sleep 1000", Timeout: 2 * time.Second}, executor.CauseTimedOut, 137},
 		"memory":  {executor.TaskSpec{Script: "head -c 1073741824 /dev/zero | tail", Limits: executor.ResourceLimits{MemoryBytes: 128 << 20}}, executor.CauseOOMKilled, 137},
 		"grandchild memory": {executor.TaskSpec{Script: "(head -c 1073741824 /dev/zero | tail) || true; sleep 1; exit 0",
 			Limits: executor.ResourceLimits{MemoryBytes: 128 << 20}}, executor.CauseOOMKilled, 137},

@@ -17,9 +17,9 @@ func TestInProcess(t *testing.T) {
 	executortest.Conformance(t, func(t *testing.T) executor.Executor { return openShell(t, Config{InProcess: true, MaxParallel: 2}) })
 	e := openExecutor(t, Config{InProcess: true})
 	for _, script := range []string{"spin", "sleep 1h", "print"} {
-		spec := uncached("echo ready\n" + script)
+		spec := uncached(script)
 		spec.Timeout = 200 * time.Millisecond
-		if out := run(t, e, spec); out.Cause != executor.CauseTimedOut || !strings.HasPrefix(string(out.Stdout.Inline), "ready\n") {
+		if out := run(t, e, spec); out.Cause != executor.CauseTimedOut {
 			t.Errorf("%s: %+v", script, out)
 		}
 	}

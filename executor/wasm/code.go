@@ -47,7 +47,9 @@ func openCode(dir string, module cache.Digest) (string, error) {
 		return "", err
 	}
 	now := time.Now()
-	if err := os.Chtimes(own, now, now); err != nil {
+	if err := os.Chtimes(own, now, now); unwritable(err) {
+		return own, nil // what is needed may be there already
+	} else if err != nil {
 		return "", err
 	}
 	all, err := os.ReadDir(dir)
@@ -59,7 +61,7 @@ func openCode(dir string, module cache.Digest) (string, error) {
 			continue // it is not ours
 		}
 		if fi, err := d.Info(); err == nil && now.Sub(fi.ModTime()) > unused {
-			if err := os.RemoveAll(filepath.Join(dir, d.Name())); err != nil {
+			if err := os.RemoveAll(filepath.Join(dir, d.Name())); err != nil && !unwritable(err) {
 				return "", err
 			}
 		}

@@ -24,7 +24,7 @@ type Config struct {
 	Cache *cache.Cache
 	// CodeDir keeps compiled modules, which are native code: whoever may write there may run
 	// anything in a worker. It is made with mode 0700, and one that others may write to, or have something of theirs in, is refused. What no executor was
-	// made for in a month is removed. Empty: each worker compiles for itself.
+	// made for in a month is removed. Empty, or where nothing can be written to it: each worker compiles for itself.
 	CodeDir string
 	// MaxParallel is how many tasks run at once, and how many workers there are; 0 is the number of processors. In a pool this
 	// is what Capabilities tell it, and it gives the turns; alone, others wait with all that they have open.
@@ -47,7 +47,8 @@ type Config struct {
 	Version string
 
 	digest            cache.Digest  // of Module
-	code              string        // where in CodeDir its compiled code is
+	code              string        // where in CodeDir its compiled code is; empty: nowhere
+	unkept            error         // why it is nowhere, where there is a CodeDir
 	shell             bool          // Module is the embedded one
 	files             int           // that a task may make; 0 is maxFiles
 	program           []string      // of the workers, with its arguments; nil is the one that runs, as a worker
@@ -84,7 +85,11 @@ func (c *Config) check() error {
 	if c.CodeDir, err = filepath.Abs(c.CodeDir); err == nil {
 		c.code, err = openCode(c.CodeDir, c.digest)
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+	case unwritable(err):
+		c.code, c.unkept = "", err
+	default:
 		return fmt.Errorf("directory for compiled modules: %w", err)
 	}
 	return nil

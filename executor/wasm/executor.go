@@ -38,6 +38,8 @@ type Executor struct {
 	access  atomic.Pointer[access.Rules]
 	flight  flight.Group
 	lacks   atomic.Pointer[string]
+	unkept  atomic.Bool   // the last worker's code was not kept
+	alone   sync.Mutex    // held by a worker that starts where that is so: each compiles, with as much memory
 	places  chan struct{} // one for each worker, where nobody gives turns
 
 	life *life.Life
@@ -68,6 +70,10 @@ func New(cfg Config) (*Executor, error) {
 		return nil, fmt.Errorf("wasm executor: %w", err)
 	}
 	e.gc = action.NewCollector(cfg.Cache, cfg.Logger)
+	if cfg.unkept != nil {
+		e.unkept.Store(true)
+		e.warnUnkept(cfg.unkept.Error())
+	}
 	// The first worker compiles, for all.
 	first := make(chan struct{})
 	for i := range cfg.MaxParallel {
@@ -151,10 +157,30 @@ func (s *seat) fill(e *Executor, after <-chan struct{}, done chan<- struct{}) {
 		if after != nil {
 			<-after
 		}
+		if e.unkept.Load() {
+			e.alone.Lock()
+			defer e.alone.Unlock()
+		}
 		if s.worker, s.err = startWorker(&e.cfg, e.stop); s.err == nil {
 			e.see(s.worker)
+			e.seeKept(s.worker)
 		}
 	}()
+}
+
+// seeKept notes whether a worker's code was kept, and says so once where it was not.
+func (e *Executor) seeKept(w *worker) {
+	if e.cfg.unkept != nil {
+		return // it was said at once
+	}
+	if before := e.unkept.Swap(w.unkept != ""); !before && w.unkept != "" {
+		e.warnUnkept(w.unkept)
+	}
+}
+
+func (e *Executor) warnUnkept(why string) {
+	e.log.WithFields(logrus.Fields{"dir": e.cfg.CodeDir, "reason": why}).Warn("compiled WebAssembly is not kept: each worker compiles its module, for seconds " +
+		"and with some hundred MB of memory, and has the code for itself; make room and give rights there, or choose another directory with [wasm] code_dir")
 }
 
 // Reconfigure sets who may have what, for tasks that come from now on.

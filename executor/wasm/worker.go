@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -40,8 +41,9 @@ type worker struct {
 	stands, missing []string
 	bounds          granted // that the kernel holds it to
 	space           int64   // of addresses, that it had when it was ready
+	unkept          string  // why its code was not kept where it was to be
 
-	// cpu is what it had used when its last task was done.
+	// What it had used when its module was compiled, or its last task was done.
 	userBefore, systemBefore time.Duration
 	wait                     func() error // for its end, once
 	stop                     func()       // in this process
@@ -193,7 +195,11 @@ func (w *worker) load(cfg *Config) error {
 	if err == nil && k == wire.KindCompiled {
 		compiled = true
 		timer.Reset(trying)
-		k, body, err = w.next()
+		var c wire.Compiled
+		if err = json.Unmarshal(body, &c); err == nil {
+			w.userBefore, w.systemBefore, w.unkept = c.CPUUser, c.CPUSystem, strings.ToValidUTF8(c.Unkept, "?")
+			k, body, err = w.next()
+		}
 	}
 	switch {
 	case late.Load() && compiled:

@@ -27,8 +27,8 @@ func (k kept) files() []string {
 // sumOf is where a file's checksum is.
 func (k kept) sumOf(name string) string { return filepath.Join(k.dir, filepath.Base(name)+".sum") }
 
-// check removes the files that are not what they were.
-func (k kept) check() {
+// check removes the files that are not what they were, and fails where one stays.
+func (k kept) check() error {
 	for _, name := range k.files() {
 		want, err := os.ReadFile(k.sumOf(name))
 		if err == nil {
@@ -37,35 +37,46 @@ func (k kept) check() {
 				continue
 			}
 		}
-		k.remove(name)
+		if err := k.remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
+	return nil
 }
 
 // remove removes a file, and first what is noted of it.
-func (k kept) remove(name string) bool {
+func (k kept) remove(name string) error {
 	_ = os.Remove(k.sumOf(name))
-	return os.Remove(name) == nil
+	return os.Remove(name)
 }
 
-// sum notes what files are that have no checksum yet.
-func (k kept) sum() {
+// sum notes what files are that have no checksum yet: without one, a file is of no use.
+func (k kept) sum() error {
 	for _, name := range k.files() {
 		to := k.sumOf(name)
 		if _, err := os.Stat(to); err == nil || !errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if s, err := checksum(name); err == nil && os.WriteFile(to, []byte(s), 0o600) != nil {
+		s, err := checksum(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // another worker has removed it
+		}
+		if err == nil {
+			err = os.WriteFile(to, []byte(s), 0o600)
+		}
+		if err != nil {
 			_ = os.Remove(to)
+			return err
 		}
 	}
+	return nil
 }
 
-// forget removes all files, and says whether there were any.
-func (k kept) forget() (had bool) {
+// forget removes all files.
+func (k kept) forget() {
 	for _, name := range k.files() {
-		had = k.remove(name) || had
+		_ = k.remove(name)
 	}
-	return had
 }
 
 // castagnoli is the polynomial that processors know.

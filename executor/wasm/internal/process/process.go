@@ -137,21 +137,6 @@ func (w *worker) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cfg := wazero.NewRuntimeConfig().WithMemoryLimitPages(65536).WithCloseOnContextDone(w.load.InProcess)
-	if dir := string(w.load.CodeDir); dir != "" {
-		c, err := wazero.NewCompilationCacheWithDir(dir)
-		if err != nil {
-			return fmt.Errorf("cache of compiled modules: %w", err)
-		}
-		cfg = cfg.WithCompilationCache(c)
-	}
-	w.rt = wazero.NewRuntimeWithConfig(ctx, cfg)
-	if err := w.wasi(ctx); err != nil {
-		return err
-	}
-	if err := w.own(ctx); err != nil {
-		return err
-	}
 	if component.Is(code) {
 		if code, err = component.Core(code, abi.ExecuteTask); err != nil {
 			return fmt.Errorf("the component cannot be run: %w", err)
@@ -168,23 +153,87 @@ func (w *worker) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	kept := kept{string(w.load.CodeDir)}
-	kept.check()
-	ctx = experimental.WithCompilationWorkers(ctx, runtime.NumCPU())
-	if w.module, err = w.rt.CompileModule(ctx, code); err != nil && kept.forget() {
-		w.module, err = w.rt.CompileModule(ctx, code) // what was kept may have been at fault
-	}
+	unkept, err := w.compile(experimental.WithCompilationWorkers(ctx, runtime.NumCPU()), code)
 	if err != nil {
-		return fmt.Errorf("the module cannot be compiled: %w", err)
+		return err
 	}
-	kept.sum()
-	if dir := string(w.load.CodeDir); dir != "" && !w.load.InProcess {
+	if dir := string(w.load.CodeDir); dir != "" && unkept == nil && !w.load.InProcess {
 		_ = shareCode(dir, w.module) // it saves memory, and a worker without it is as good
 	}
-	if err := wire.Write(w.out, wire.KindCompiled, nil); err != nil {
+	u := used()
+	compiled := wire.Compiled{CPUUser: u.user, CPUSystem: u.system}
+	if unkept != nil {
+		compiled.Unkept = unkept.Error()
+	}
+	if err := wire.WriteJSON(w.out, wire.KindCompiled, compiled); err != nil {
 		return err
 	}
 	return w.recognize(ctx)
+}
+
+// compile compiles the module, in a runtime that it makes for that. The code is kept where it is to be, unless unkept says why it is not.
+func (w *worker) compile(ctx context.Context, code []byte) (unkept, err error) {
+	k := kept{string(w.load.CodeDir)}
+	if k.dir != "" {
+		if unkept, err = w.compileKept(ctx, k, code); err == nil {
+			return unkept, nil
+		}
+		unkept = err // if it can be compiled at all
+	}
+	if err := w.open(ctx, ""); err != nil {
+		return nil, err
+	}
+	if w.module, err = w.rt.CompileModule(ctx, code); err != nil {
+		return nil, fmt.Errorf("the module cannot be compiled: %w", err)
+	}
+	return unkept, nil
+}
+
+// compileKept compiles the module, and fails where the directory for code cannot be used, or the module not be compiled.
+func (w *worker) compileKept(ctx context.Context, k kept, code []byte) (unkept, err error) {
+	if err := k.check(); err != nil {
+		return nil, err
+	}
+	if err := w.open(ctx, k.dir); err != nil {
+		return nil, err
+	}
+	if w.module, err = w.rt.CompileModule(ctx, code); err != nil {
+		// What was kept may have been at fault. Or what was compiled could not be written: then it is in memory, and found there.
+		unkept = err
+		k.forget()
+		if w.module, err = w.rt.CompileModule(ctx, code); err != nil {
+			return nil, err
+		}
+		if len(k.files()) > 0 {
+			unkept = nil
+		}
+	}
+	if err := k.sum(); err != nil {
+		return err, nil
+	}
+	return unkept, nil
+}
+
+// open makes the runtime anew, with dir for its code if that is not empty.
+func (w *worker) open(ctx context.Context, dir string) error {
+	if w.rt != nil {
+		if err := w.rt.Close(ctx); err != nil {
+			return err
+		}
+	}
+	cfg := wazero.NewRuntimeConfig().WithMemoryLimitPages(65536).WithCloseOnContextDone(w.load.InProcess)
+	if dir != "" {
+		c, err := wazero.NewCompilationCacheWithDir(dir)
+		if err != nil {
+			return fmt.Errorf("cache of compiled modules: %w", err)
+		}
+		cfg = cfg.WithCompilationCache(c)
+	}
+	w.rt = wazero.NewRuntimeWithConfig(ctx, cfg)
+	if err := w.wasi(ctx); err != nil {
+		return err
+	}
+	return w.own(ctx)
 }
 
 // wasi offers wasip1, with our own proc_exit, and for all paths.

@@ -29,7 +29,7 @@ const (
 	KindModule     Kind = 'M' // the module's bytes
 	KindTask       Kind = 'T' // a Task
 	KindReply      Kind = 'r' // a byte that is 1 for an error, and the content or the error's text
-	KindCompiled   Kind = 'C' // nothing: the module was compiled, and is tried next
+	KindCompiled   Kind = 'C' // a Compiled: the module was compiled, and is tried next
 	KindReady      Kind = 'R' // a byte that is 1 for a component, and 0 for a command, and why walls could not be raised
 	KindFailed     Kind = 'F' // why the module cannot be loaded
 	KindBegun      Kind = 'B' // nothing: the Task was taken
@@ -74,6 +74,14 @@ type Load struct {
 	Asks bool
 	// Walls has it give up what it can of its rights once the module is compiled.
 	Walls *Walls
+}
+
+// Compiled tells of a module that was compiled.
+type Compiled struct {
+	// CPUUser and CPUSystem are what the worker had used by then; 0 where it cannot tell.
+	CPUUser, CPUSystem time.Duration
+	// Unkept says why the code is not kept in Load.CodeDir; empty where it is, or was not to be.
+	Unkept string `json:",omitempty"`
 }
 
 // Walls are what a worker puts between itself and the machine. They are seen from outside whether they stand.

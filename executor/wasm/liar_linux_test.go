@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -59,6 +60,30 @@ func beLiar(arg string) {
 			}
 			check(wire.Write(os.Stdout, wire.KindStdout, fmt.Appendf(nil, "%s %s: %s\n", ask.Do, ask.Path, answer(next(wire.KindReply), ask))))
 		}
+		check(wire.WriteJSON(os.Stdout, wire.KindDone, wire.Done{}))
+	}
+}
+
+// beLate is a worker that is held up once its module is compiled: the first of all that are told of the directory arg, which they make,
+// or each if arg is empty. The others run tasks that do nothing.
+func beLate(arg string) {
+	in := bufio.NewReader(os.Stdin)
+	next := func() {
+		_, _, err := wire.Read(in, wire.MaxModule, nil)
+		check(err)
+	}
+	next()
+	next()
+	var r unix.Rusage
+	check(unix.Getrusage(unix.RUSAGE_SELF, &r))
+	check(wire.WriteJSON(os.Stdout, wire.KindCompiled, wire.Compiled{CPUUser: time.Duration(r.Utime.Nano()), CPUSystem: time.Duration(r.Stime.Nano())}))
+	if arg == "" || os.Mkdir(arg, 0o700) == nil {
+		next() // there is nothing
+	}
+	check(wire.Write(os.Stdout, wire.KindReady, []byte{0}))
+	for {
+		next()
+		check(wire.Write(os.Stdout, wire.KindBegun, nil))
 		check(wire.WriteJSON(os.Stdout, wire.KindDone, wire.Done{}))
 	}
 }

@@ -20,7 +20,9 @@ import (
 	"github.com/sandboxd/sandboxd/internal/testutil"
 )
 
-func init() { pretenders = map[string]func(arg string){"probe": beProbe, "liar": beLiar} }
+func init() {
+	pretenders = map[string]func(arg string){"probe": beProbe, "liar": beLiar, "late": beLate}
+}
 
 // needs are what a worker needs, behind its walls.
 var needs = []string{"may read what is open", "may ask for the flags of what is open", "may make threads and collect garbage", "write to memory again"}

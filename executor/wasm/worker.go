@@ -49,8 +49,29 @@ type worker struct {
 	stop                     func()       // in this process
 }
 
+// begins is how many workers are started at most to have one: what happened to the first need not be the module's fault.
+const begins = 2
+
 // startWorker returns a worker that has loaded the module. Closing stop ends it meanwhile.
 func startWorker(cfg *Config, stop <-chan struct{}) (w *worker, err error) {
+	for n := range begins {
+		if w, err = tryWorker(cfg, stop); !errors.Is(err, errNotBegun) {
+			return w, err
+		}
+		select {
+		case <-stop:
+			return nil, err
+		default:
+		}
+		if n+1 == begins {
+			err = fmt.Errorf("%w (%d were started)", err, begins)
+		}
+	}
+	return nil, err
+}
+
+// tryWorker is startWorker, once.
+func tryWorker(cfg *Config, stop <-chan struct{}) (w *worker, err error) {
 	w = &worker{stderr: &head{}}
 	if cfg.InProcess {
 		w.startHere()
@@ -78,26 +99,71 @@ func startWorker(cfg *Config, stop <-chan struct{}) (w *worker, err error) {
 	})
 	if w.cmd != nil {
 		w.space = math.MaxInt64 / 2 // what it will have is not known yet
-		err = w.bound(granted{memory: loading - spare, work: math.MaxInt64})
+		err = begun(w.bound(granted{memory: loading - spare, work: math.MaxInt64}))
 	}
 	if err == nil {
 		err = w.load(cfg)
 	}
 	if err == nil && w.cmd != nil {
-		err = w.look()
+		err = begun(w.look())
 	}
 	close(ready)
 	watch.Wait()
 	if err != nil {
 		w.kill()
-		err = errors.Join(err, w.reap())
-		why, text, _ := w.died()
-		if said := (*ModuleError)(nil); !errors.As(err, &said) && why == executor.CauseOOMKilled {
-			err = &ModuleError{fmt.Sprintf("it takes more memory to be loaded than the %d MiB that there are for that (%s)", loading>>20, text)}
-		}
-		return nil, err
+		return nil, w.notBegun(cfg, errors.Join(err, w.reap()))
 	}
 	return w, nil
+}
+
+// errNotBegun says that a worker came to its end, or was ended, before it was ready, and that this may not be the module's fault.
+var errNotBegun = errors.New("a worker did not begin")
+
+// lateError says what a worker took too long for.
+type lateError struct {
+	what  string
+	limit time.Duration
+}
+
+// Error implements error.
+func (e *lateError) Error() string {
+	return fmt.Sprintf("it takes more than %v to %s", e.limit, e.what)
+}
+
+// begun is errNotBegun where err is not nil.
+func begun(err error) error {
+	if err != nil {
+		err = fmt.Errorf("%w: %w", errNotBegun, err)
+	}
+	return err
+}
+
+// notBegun is the error for err, of a worker that was reaped before it was ready: whether that is the module's fault is told by how it ended.
+func (w *worker) notBegun(cfg *Config, err error) error {
+	why, text, _ := w.died()
+	late := (*lateError)(nil)
+	switch {
+	case errors.As(err, &late) && w.idled(cfg, late):
+		return fmt.Errorf("%w: %w, and was held up meanwhile: this machine is too busy, or has too little memory", errNotBegun, late)
+	case errors.As(err, &late):
+		return &ModuleError{late.Error()}
+	case errors.As(err, new(*ModuleError)):
+	case why == executor.CauseOOMKilled:
+		return &ModuleError{fmt.Sprintf("it takes more memory to be loaded than the %d MiB that there are for that (%s)", loading>>20, text)}
+	case errors.Is(err, errNotBegun) && text != "":
+		return fmt.Errorf("%w; %s", err, text)
+	}
+	return err
+}
+
+// idled says whether a worker that was late hardly ran meanwhile: a module that is at fault keeps it busy. The shell is not: nothing of it
+// runs before there is a task.
+func (w *worker) idled(cfg *Config, late *lateError) bool {
+	if w.cmd == nil {
+		return cfg.shell
+	}
+	user, system := w.used()
+	return cfg.shell || user+system < late.limit/20
 }
 
 // startHere starts it in this process.
@@ -204,14 +270,14 @@ func (w *worker) load(cfg *Config) error {
 	switch {
 	case late.Load() && compiled:
 		<-sent
-		return &ModuleError{fmt.Sprintf("it is not ready %v after it was compiled: what it runs at its start, in _initialize or ping does not come to an end", trying)}
+		return &lateError{"be ready when it is compiled: what it runs at its start, in _initialize or ping does not come to an end", trying}
 	case late.Load():
 		<-sent
-		return &ModuleError{fmt.Sprintf("it takes more than %v to be compiled", compiling)}
+		return &lateError{"be compiled", compiling}
 	case err != nil:
 		w.kill()
 		<-sent
-		return fmt.Errorf("a worker did not begin: %w; %s", err, w.stderr)
+		return fmt.Errorf("%w: %w; %s", errNotBegun, err, w.stderr)
 	case k == wire.KindFailed:
 		return &ModuleError{strings.ToValidUTF8(string(body), "?")}
 	case k != wire.KindReady || len(body) == 0:

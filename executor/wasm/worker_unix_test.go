@@ -50,6 +50,26 @@ func TestWorkerDies(t *testing.T) {
 	}
 }
 
+// TestWorkerDiesBeforeItBegins: another is started, once, for a task that has not begun either.
+func TestWorkerDiesBeforeItBegins(t *testing.T) {
+	own, err := builtWorker()
+	must(t, err)
+	died := filepath.Join(t.TempDir(), "died")
+	first := []string{"/bin/sh", "-c", `mkdir "$0" 2>/dev/null && exit 9; exec "$@"`, died, own, process.Name}
+	if out := run(t, openShell(t, Config{Module: []byte(nothing), program: first}), uncached("x")); !out.Success() {
+		t.Errorf("%+v", out)
+	}
+	if _, err := os.Stat(died); err != nil {
+		t.Error(err)
+	}
+	e := openShell(t, Config{Module: []byte(nothing), program: []string{"/bin/sh", "-c", "echo crashed >&2; exit 9"}})
+	for range 2 {
+		if out, err := e.Execute(t.Context(), uncached("x")); executor.KindOf(err) != executor.Unavailable || !strings.Contains(err.Error(), "crashed") {
+			t.Errorf("where each dies: %+v, %v", out, err)
+		}
+	}
+}
+
 // TestOrphans: a worker ends with its executor's process, however that ended and whatever the guest does.
 func TestOrphans(t *testing.T) {
 	if os.Getenv("SANDBOXD_TEST_ORPHAN") == "1" {

@@ -103,3 +103,25 @@ func TestCodeIsForgotten(t *testing.T) {
 		}
 	}
 }
+
+// TestCodeInUseStays: the code of an executor that is there is not old, whenever it was made.
+func TestCodeInUseStays(t *testing.T) {
+	e := openShell(t, Config{Module: []byte(nothing), CodeDir: filepath.Join(t.TempDir(), "code"), touching: time.Millisecond})
+	run(t, e, uncached("x"))
+	long := time.Now().Add(-unused - time.Hour)
+	must(t, os.Chtimes(e.cfg.code, long, long))
+	for {
+		fi, err := os.Stat(e.cfg.code)
+		must(t, err)
+		if fi.ModTime().After(long.Add(unused)) {
+			break
+		}
+	}
+	other := openShell(t, Config{Module: tables, CodeDir: e.cfg.CodeDir})
+	if other.cfg.code == e.cfg.code {
+		t.Fatal("both have one directory")
+	}
+	if _, err := os.Stat(e.cfg.code); err != nil {
+		t.Error(err)
+	}
+}

@@ -53,6 +53,7 @@ type Config struct {
 	files             int           // that a task may make; 0 is maxFiles
 	program           []string      // of the workers, with its arguments; nil is the one that runs, as a worker
 	compiling, trying time.Duration // 0 are the constants of these names
+	touching          time.Duration // after how long code is touched; 0 is a day
 }
 
 // check fills in the defaults.

@@ -1,6 +1,7 @@
 package wasm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -73,6 +75,9 @@ func New(cfg Config) (*Executor, error) {
 	if cfg.unkept != nil {
 		e.unkept.Store(true)
 		e.warnUnkept(cfg.unkept.Error())
+	}
+	if cfg.code != "" {
+		go e.stay()
 	}
 	// The first worker compiles, for all.
 	first := make(chan struct{})
@@ -181,6 +186,20 @@ func (e *Executor) seeKept(w *worker) {
 func (e *Executor) warnUnkept(why string) {
 	e.log.WithFields(logrus.Fields{"dir": e.cfg.CodeDir, "reason": why}).Warn("compiled WebAssembly is not kept: each worker compiles its module, for seconds " +
 		"and with some hundred MB of memory, and has the code for itself; make room and give rights there, or choose another directory with [wasm] code_dir")
+}
+
+// stay keeps others from removing the compiled code while this executor is there, however old it is.
+func (e *Executor) stay() {
+	tick := time.NewTicker(cmp.Or(e.cfg.touching, unused/30))
+	defer tick.Stop()
+	for {
+		select {
+		case <-e.stop:
+			return
+		case now := <-tick.C:
+			_ = os.Chtimes(e.cfg.code, now, now) // what cannot be kept is compiled anew
+		}
+	}
 }
 
 // Reconfigure sets who may have what, for tasks that come from now on.

@@ -258,6 +258,18 @@ func TestModule(t *testing.T) {
 	}
 }
 
+// TestTimeOfLinks: it can be set, of those that lead nowhere too, and not where nothing may be written.
+func TestTimeOfLinks(t *testing.T) {
+	e := openShell(t, Config{})
+	spec := uncached("ln -s f l; ln -s none n; touch f; touch -d @5 f; touch -h -d @1000 l n; stat -c %Y f l n; touch -h none 2>/dev/null || echo $?; ln -s x $PWD/../in/y 2>/dev/null || touch -h -d @7 /in/f 2>/dev/null || echo $?")
+	in := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(in, "f"), nil, 0o600))
+	spec.Inputs = []executor.Input{{Host: in, Sandbox: "/in"}}
+	if out := run(t, e, spec); string(out.Stdout.Inline) != "5\n1000\n1000\n1\n1\n" {
+		t.Errorf("%q, %s", out.Stdout.Inline, out.Stderr.Inline)
+	}
+}
+
 // TestModeBitsThatNoTreeKeeps: that a file does not become set-user-ID is said, and not found out later.
 func TestModeBitsThatNoTreeKeeps(t *testing.T) {
 	e := openShell(t, Config{})

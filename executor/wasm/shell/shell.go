@@ -14,6 +14,7 @@
 //
 //	chmod(path, path_len, mode u32) -> errno i32
 //	mode(path, path_len, follow u32) -> i32
+//	touch(path, path_len, time) -> errno i32
 //	task() -> u32
 //	task_read(buffer)
 //
@@ -23,7 +24,8 @@
 // FIFO and a socket, which WASI does not tell apart, also the type in those of stat(2).
 // An error is WASI's errno, which mode returns
 // negated. A file that the guest creates has the mode 0644 and a directory 0755
-// until it says otherwise.
+// until it says otherwise. touch sets the time of modification of a symbolic link itself, or of another file: nanoseconds since
+// 1970, in the eight bytes at time.
 //
 // task lets a host start the module before there is anything to run, which is most of
 // what a short task takes: it blocks until there is, and returns the length of the

@@ -29,6 +29,7 @@ import (
 	"github.com/tetratelabs/wazero/experimental"
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 	"github.com/tetratelabs/wazero/sys"
+	"golang.org/x/sys/unix"
 )
 
 // env is what a script sees, but for PWD.
@@ -53,6 +54,7 @@ var engine = sync.OnceValues(func() (*machine, error) {
 	host := m.r.NewHostModuleBuilder("sandboxd")
 	host.NewFunctionBuilder().WithFunc(chmod).Export("chmod")
 	host.NewFunctionBuilder().WithFunc(mode).Export("mode")
+	host.NewFunctionBuilder().WithFunc(touch).Export("touch")
 	host.NewFunctionBuilder().WithFunc(task).Export("task")
 	host.NewFunctionBuilder().WithFunc(taskRead).Export("task_read")
 	if _, err := host.Instantiate(ctx); err != nil {
@@ -79,6 +81,16 @@ type worldKey struct{}
 func chmod(ctx context.Context, m api.Module, p, n, mode uint32) int32 {
 	name, _ := m.Memory().Read(p, n)
 	if err := os.Chmod(ctx.Value(worldKey{}).(*world).root+string(name), tool.FromBits(mode)); err != nil {
+		return wasiErrno(err)
+	}
+	return 0
+}
+
+func touch(ctx context.Context, m api.Module, p, n, at uint32) int32 {
+	name, _ := m.Memory().Read(p, n)
+	ns, _ := m.Memory().ReadUint64Le(at)
+	times := []unix.Timespec{unix.NsecToTimespec(int64(ns)), unix.NsecToTimespec(int64(ns))}
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, ctx.Value(worldKey{}).(*world).root+string(name), times, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return wasiErrno(err)
 	}
 	return 0

@@ -29,6 +29,7 @@ func (w *worker) own(ctx context.Context) error {
 		args int
 	}{
 		"chmod":     {chmod, 3},
+		"touch":     {touch, 3},
 		"mode":      {mode, 3},
 		"task":      {await, 0},
 		"task_read": {describe, 1},
@@ -73,6 +74,26 @@ func chmod(_ context.Context, i *instance, m api.Module, a []uint64) uint32 {
 		return wasiErrno(sys.EPERM)
 	}
 	return wasiErrno(i.fs.Chmod(p, fs.FileMode(a[2])))
+}
+
+// touch takes a path, its length and where the time is, in nanoseconds since 1970 with the little end first, and returns an errno of
+// wasip1. It is the time of a link itself.
+func touch(_ context.Context, i *instance, m api.Module, a []uint64) uint32 {
+	p, ok := path(m, a)
+	if !ok {
+		return wasiErrno(sys.EFAULT)
+	}
+	t, ok := m.Memory().ReadUint64Le(uint32(a[2]))
+	if !ok {
+		return wasiErrno(sys.EFAULT)
+	}
+	fs, ok := i.fs.FS.(interface {
+		TouchLink(p string, mtime int64) sys.Errno
+	})
+	if !ok {
+		return wasiErrno(sys.ENOSYS)
+	}
+	return wasiErrno(fs.TouchLink(p, int64(t)))
 }
 
 // mode takes a path, its length and whether to follow a link, and returns the mode, with the type of a FIFO or a socket, or an errno of wasip1 times -1.

@@ -322,6 +322,15 @@ func (f *FS) Utimens(p string, _, mtime int64) sys.Errno {
 	return f.touch(at.node, mtime)
 }
 
+// TouchLink is Utimens of a link itself, where p is one. wasip1 has it for what can be opened alone: see package process.
+func (f *FS) TouchLink(p string, mtime int64) sys.Errno {
+	at, e := f.existing(p, false)
+	if e != 0 {
+		return e
+	}
+	return f.touch(at.node, mtime)
+}
+
 func (f *FS) touch(n *inode, mtime int64) sys.Errno {
 	if n.area.readonly {
 		return sys.EROFS

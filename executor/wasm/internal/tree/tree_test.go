@@ -286,6 +286,9 @@ func TestReadonly(t *testing.T) {
 		if e := f.Utimens(p, 0, 0); e != sys.EROFS {
 			t.Errorf("touch %s: %v", p, e)
 		}
+		if e := f.TouchLink(p, 0); e != sys.EROFS {
+			t.Errorf("touch %s itself: %v", p, e)
+		}
 	}
 	if s, e := read(t, f, "src/in/d/deep/g"); s != "g" {
 		t.Errorf("an input in another: %q, %v", s, e)

@@ -53,12 +53,16 @@ func leaveDir() {
 }
 
 func awk(ctx context.Context, c *tool.Call) int {
-	f, args, status, ok := c.Parse(tool.Options{Short: "+F:v:f:W:", Long: "field-separator:=F assign:=v file:=f", Status: 2})
+	f, args, status, ok := c.Parse(tool.Options{Short: "+F:v:f:W:", Long: "field-separator:=F assign:=v file:=f version posix re-interval traditional", Status: 2})
 	if !ok {
 		return status
 	}
 	if f.Has("W") {
 		return c.Usage(2, "the option -W is not available in the wasm shell")
+	}
+	if f.Has("version") {
+		c.Out.WriteString("awk (goawk), with the options of GNU Awk\n")
+		return 0
 	}
 	var src strings.Builder
 	config := &interp.Config{Stdin: c.Stdin, Output: c.Out, Error: c.Stderr, Argv0: c.Args[0], Chars: true, NoExec: true, Environ: []string{}}
@@ -108,8 +112,16 @@ func awk(ctx context.Context, c *tool.Call) int {
 		name, value, _ := strings.Cut(e, "=")
 		config.Environ = append(config.Environ, name, value)
 	}
+	for i, a := range args {
+		if a == "/dev/stdin" {
+			args[i] = "-"
+		}
+	}
 	config.Args = args
-	program, err := parser.ParseProgram([]byte(src.String()), nil)
+	h := &awkHost{ctx: ctx, c: c, records: strings.Contains(src.String(), "RS")}
+	changed, extra := awkSource(src.String())
+	config.Funcs = h.funcs(extra)
+	program, err := parser.ParseProgram([]byte(changed), &parser.ParserConfig{Funcs: config.Funcs})
 	if err != nil {
 		c.Errorf("%v", err)
 		return 2
@@ -119,9 +131,9 @@ func awk(ctx context.Context, c *tool.Call) int {
 		return 2
 	}
 	defer leaveDir()
-	in, err := interp.New(program)
+	h.in, err = interp.New(program)
 	if err == nil {
-		status, err = in.ExecuteContext(ctx, config)
+		status, err = h.in.ExecuteContext(ctx, config)
 	}
 	if err != nil {
 		c.Errorf("%v", err)

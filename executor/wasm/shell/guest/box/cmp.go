@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 
 	"github.com/sandboxd/sandboxd/executor/wasm/shell/guest/tool"
 )
@@ -15,18 +16,32 @@ func cmpTool(_ context.Context, c *tool.Call) int {
 	if !ok {
 		return status
 	}
-	if f.Has("b", "i") {
-		return c.Usage(2, "the options -b and -i are not available in the wasm shell")
+	if f.Has("b") {
+		return c.Usage(2, "the option -b is not available in the wasm shell")
 	}
 	switch len(names) {
 	case 0:
 		return c.Usage(2, "missing operand after 'cmp'")
 	case 1:
 		names = append(names, "-")
-	case 2:
+	case 2, 3, 4:
 	default:
-		return c.Usage(2, "extra operand '%s'", names[2])
+		return c.Usage(2, "extra operand '%s'", names[4])
 	}
+	var skip [2]int64
+	skips, _ := f.Get("i")
+	if one, other, both := strings.Cut(skips, ":"); both {
+		names = append(names[:2], one, other)
+	} else if skips != "" {
+		names = append(names[:2], one, one)
+	}
+	for i, n := range names[2:] {
+		var err error
+		if skip[i], err = strconv.ParseInt(n, 10, 64); err != nil || skip[i] < 0 {
+			return c.Usage(2, "invalid --ignore-initial value '%s'", n)
+		}
+	}
+	names = names[:2]
 	limit := int64(-1)
 	if n, given := f.Get("n"); given {
 		v, err := strconv.ParseInt(n, 10, 64)
@@ -46,6 +61,10 @@ func cmpTool(_ context.Context, c *tool.Call) int {
 		}
 		defer r.Close()
 		in[i] = bufio.NewReader(r)
+		if _, err := io.CopyN(io.Discard, in[i], skip[i]); err != nil && err != io.EOF {
+			c.Errorf("%s: %s", n, tool.Text(err))
+			return 2
+		}
 	}
 	line, differ, last := int64(1), 0, byte('\n')
 	for at := int64(1); limit < 0 || at <= limit; at++ {

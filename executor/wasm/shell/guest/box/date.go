@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,22 +17,22 @@ var errDate = errors.New("invalid date")
 // layouts are the forms of an absolute date that are understood.
 var layouts = []string{
 	"2006-01-02T15:04:05.999999999Z07:00", "2006-01-02T15:04:05.999999999", "2006-01-02 15:04:05.999999999Z07:00", "2006-01-02 15:04:05.999999999 Z07:00",
-	"2006-01-02 15:04:05.999999999 -0700", "2006-01-02 15:04:05.999999999 MST", "2006-01-02 15:04:05.999999999", "2006-01-02 15:04 MST", "2006-01-02T15:04Z07:00",
+	"2006-01-02 15:04:05.999999999 -0700", "2006-01-02 15:04 -0700", "2006-01-02 15:04Z07:00", "2006-01-02 15:04:05.999999999 MST", "2006-01-02 15:04:05.999999999", "2006-01-02 15:04 MST", "2006-01-02T15:04Z07:00",
 	"2006-01-02T15:04", "2006-01-02 15:04", "2006-01-02", "20060102 15:04:05", "20060102 15:04", "20060102", "Mon, 2 Jan 2006 15:04:05 -0700", "Mon, 2 Jan 2006 15:04:05 MST",
 	"Mon Jan 2 15:04:05 MST 2006", "Mon Jan 2 15:04:05 2006", "Mon Jan 2 15:04:05 2006 -0700", "Jan 2 2006", "Jan 2, 2006", "2 Jan 2006", "Jan 2 2006 15:04:05", "2 Jan 2006 15:04:05",
-	"1/2/2006", "January 2 2006", "January 2, 2006", "2 January 2006", "20060102 15:04:05 MST", "20060102 15:04 MST",
+	"1/2/2006", "2006/1/2", "2-Jan-2006", "Jan 2 15:04:05 2006", "January 2 2006", "January 2, 2006", "2 January 2006", "20060102 15:04:05 MST", "20060102 15:04 MST",
 }
 
 // times are the forms of a time behind a date.
 var times = []string{"15:04:05.999999999", "15:04", "1504", "3:04:05pm", "3:04pm", "3pm"}
 
 // dateAndTime reads a date by one of the layouts, and a time that follows it.
-func dateAndTime(s string, loc *time.Location) (time.Time, error) {
+func dateAndTime(s string, now time.Time, loc *time.Location) (time.Time, error) {
 	words := strings.Fields(strings.ToLower(s))
 	if n := len(words); n > 1 && (words[n-1] == "am" || words[n-1] == "pm") {
 		words = append(words[:n-2], words[n-2]+words[n-1])
 	}
-	if len(words) < 2 {
+	if len(words) == 0 {
 		return time.Time{}, errDate
 	}
 	for _, form := range times {
@@ -39,14 +40,29 @@ func dateAndTime(s string, loc *time.Location) (time.Time, error) {
 		if err != nil {
 			continue
 		}
-		for _, l := range layouts {
-			if strings.Contains(l, "15") {
-				continue
-			}
-			// Go takes the names of months in any case.
-			if t, err := time.ParseInLocation(l, strings.Join(words[:len(words)-1], " "), loc); err == nil {
-				return time.Date(t.Year(), t.Month(), t.Day(), at.Hour(), at.Minute(), at.Second(), at.Nanosecond(), loc), nil
-			}
+		t, err := dayOf(strings.Join(words[:len(words)-1], " "), now, loc)
+		if len(words) == 1 && strings.Contains(form, "1504") {
+			err = errDate // a number by itself is another thing
+		}
+		if err == nil {
+			return time.Date(t.Year(), t.Month(), t.Day(), at.Hour(), at.Minute(), at.Second(), at.Nanosecond(), loc), nil
+		}
+	}
+	return time.Time{}, errDate
+}
+
+// dayOf reads a date without a time; empty is today.
+func dayOf(s string, now time.Time, loc *time.Location) (time.Time, error) {
+	if days, ok := map[string]int{"": 0, "today": 0, "yesterday": -1, "tomorrow": 1}[s]; ok {
+		return now.AddDate(0, 0, days), nil
+	}
+	for _, l := range layouts {
+		if strings.Contains(l, "15") {
+			continue
+		}
+		// Go takes the names of months in any case.
+		if t, err := time.ParseInLocation(l, s, loc); err == nil {
+			return t, nil
 		}
 	}
 	return time.Time{}, errDate
@@ -71,7 +87,15 @@ func parseDate(s string, now time.Time, loc *time.Location) (time.Time, error) {
 		return time.Unix(n, ns).In(loc), nil
 	}
 	words := strings.Fields(s)
+	for i := 0; i+1 < len(words); i++ {
+		if words[i] == "-" || words[i] == "+" { // of a number that follows
+			words = slices.Replace(words, i, i+2, words[i]+words[i+1])
+		}
+	}
 	for cut := len(words); cut >= 0; cut-- {
+		if cut > 0 && cut < len(words) && strings.Contains(words[cut-1], ":") && strings.ContainsAny(words[cut][:1], "+-") {
+			continue // GNU's date takes the number for that of a time zone
+		}
 		t, err := parseBase(strings.Join(words[:cut], " "), now, loc)
 		if err != nil {
 			continue
@@ -101,7 +125,7 @@ func parseBase(s string, now time.Time, loc *time.Location) (time.Time, error) {
 			return t.In(loc), nil
 		}
 	}
-	return dateAndTime(s, loc)
+	return dateAndTime(s, now, loc)
 }
 
 // shift adds what is written as "2 days ago", "+1 week" or "next month".

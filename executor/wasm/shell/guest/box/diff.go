@@ -22,19 +22,23 @@ type differ struct {
 	labels                         []string
 	options                        string // as they are shown between two files of a folder
 	exclude                        []string
+	functions                      bool // are shown with the hunks of the unified form
 	status                         int
 }
 
 func diff(_ context.Context, c *tool.Call) int {
-	f, names, status, ok := c.Parse(tool.Options{Short: "uU:qrNsibwBax:cyeT", Status: 2, Long: "unified::=u brief=q recursive=r new-file=N report-identical-files=s " +
-		"ignore-case=i ignore-space-change=b ignore-all-space=w ignore-blank-lines=B text=a label: exclude:=x strip-trailing-cr color:: normal"})
+	f, names, status, ok := c.Parse(tool.Options{Short: "uU:qrNsibwBax:cyeTpdt", Status: 2, Long: "unified::=u brief=q recursive=r new-file=N report-identical-files=s " +
+		"ignore-case=i ignore-space-change=b ignore-all-space=w ignore-blank-lines=B text=a label: exclude:=x strip-trailing-cr color:: normal show-c-function=p minimal=d speed-large-files"})
 	if !ok {
 		return status
 	}
-	if f.Has("c", "y", "e", "T", "B", "strip-trailing-cr") {
-		return c.Usage(2, "only the normal and the unified form (-u) are available in the wasm shell, and neither -B, -T nor --strip-trailing-cr")
+	if f.Has("c", "y", "e", "T", "t", "B", "strip-trailing-cr") {
+		return c.Usage(2, "only the normal and the unified form (-u) are available in the wasm shell, and neither -B, -T, -t nor --strip-trailing-cr")
 	}
-	d := &differ{c: c, unified: -1, brief: f.Has("q"), recursive: f.Has("r"), absent: f.Has("N"), same: f.Has("s"), fold: f.Has("i"), text: f.Has("a"), blanks: f.Has("b"), allBlanks: f.Has("w")}
+	if f.Has("p") && !f.Has("u", "U") {
+		return c.Usage(2, "the option -p is for the unified form (-u) in the wasm shell")
+	}
+	d := &differ{c: c, unified: -1, brief: f.Has("q"), recursive: f.Has("r"), absent: f.Has("N"), same: f.Has("s"), fold: f.Has("i"), text: f.Has("a"), functions: f.Has("p"), blanks: f.Has("b"), allBlanks: f.Has("w")}
 	for _, x := range f {
 		switch x.Name {
 		case "u", "U":
@@ -325,6 +329,17 @@ func (d *differ) normal(a, b []string, edits []edit) {
 	}
 }
 
+// function is the last line that begins as a function of C does, as it is shown with a hunk that comes after it.
+func (d *differ) function(above []string) string {
+	for _, s := range slices.Backward(above) {
+		if d.functions && s != "" && (s[0] == '_' || s[0] == '$' || s[0]|0x20 >= 'a' && s[0]|0x20 <= 'z') {
+			s = strings.TrimRight(s, "\n")
+			return " " + strings.TrimRight(s[:min(len(s), 40)], " \t\r\v\f")
+		}
+	}
+	return ""
+}
+
 func (d *differ) unify(a, b []string, edits []edit) {
 	for len(edits) > 0 {
 		n := 1
@@ -334,7 +349,7 @@ func (d *differ) unify(a, b []string, edits []edit) {
 		first, last := edits[0], edits[n-1]
 		before := min(d.unified, first.a0)
 		after := min(d.unified, len(a)-last.a1)
-		fmt.Fprintf(d.c.Out, "@@ -%s +%s @@\n", hunk(first.a0-before, last.a1+after), hunk(first.b0-before, last.b1+after))
+		fmt.Fprintf(d.c.Out, "@@ -%s +%s @@%s\n", hunk(first.a0-before, last.a1+after), hunk(first.b0-before, last.b1+after), d.function(a[:first.a0-before]))
 		at := first.a0 - before
 		for _, e := range edits[:n] {
 			for ; at < e.a0; at++ {

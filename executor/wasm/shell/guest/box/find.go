@@ -39,6 +39,7 @@ type finder struct {
 	status             int
 	batches            []*batch
 	quit               bool
+	extended           bool // regular expressions that follow are
 	now                time.Time
 }
 
@@ -105,7 +106,7 @@ func (f *finder) walk(v *visit, expr test, above []fs.FileInfo) {
 		if v.depth < f.minDepth || f.quit {
 			return
 		}
-		if (expr == nil || expr(v)) && !f.action {
+		if (expr == nil || expr(v)) && !f.action && !f.quit {
 			f.c.Out.WriteString(v.path + "\n")
 		}
 	}
@@ -273,7 +274,7 @@ func (f *finder) plain(name string) test {
 	case "-follow":
 		f.follow = 'L'
 		return yes
-	case "-xdev", "-mount":
+	case "-xdev", "-mount", "-noleaf", "-ignore_readdir_race":
 		return yes // there is one file system
 	case "-delete":
 		f.action, f.deepFirst = true, true
@@ -406,8 +407,15 @@ func (f *finder) withArgument(name string) (test, error) {
 			return e == nil && match(to)
 		}, err
 	case "-regex", "-iregex":
-		re, err := regex.Compile(a, regex.Options{IgnoreCase: name == "-iregex", Whole: true})
+		re, err := regex.Compile(a, regex.Options{Extended: f.extended, IgnoreCase: name == "-iregex", Whole: true})
 		return func(v *visit) bool { return re.Match(v.path) }, err
+	case "-regextype":
+		basic := map[string]bool{"emacs": true, "findutils-default": true, "posix-basic": true, "ed": true, "sed": true, "grep": true}[a]
+		f.extended = map[string]bool{"posix-extended": true, "egrep": true, "posix-egrep": true}[a]
+		if !basic && !f.extended {
+			return nil, errorf("the regular expression type '%s' is not available in the wasm shell", a)
+		}
+		return func(*visit) bool { return true }, nil
 	case "-type", "-xtype":
 		return f.ofType(name, a)
 	case "-maxdepth", "-mindepth":

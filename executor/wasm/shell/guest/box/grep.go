@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"regexp"
+	"regexp/syntax"
 	"strconv"
 	"strings"
 
@@ -26,7 +28,8 @@ type grepper struct {
 	include, exclude, excludeDir                                            []string
 	recursive                                                               bool
 	found, failed                                                           bool
-	offset, text                                                            bool
+	offset, text, skipBinary                                                bool
+	label                                                                   string        // of standard input
 	in                                                                      *bufio.Reader // of one file after the other
 }
 
@@ -39,18 +42,15 @@ func grepAs(ctx context.Context, c *tool.Call, flag string) int {
 }
 
 func grep(_ context.Context, c *tool.Call) int {
-	f, args, status, ok := c.Parse(tool.Options{Short: "EFGPe:f:ivwxchHlLm:noqsrRA:B:C:zabyZ", Status: 2, Long: "extended-regexp=E fixed-strings=F " +
+	f, args, status, ok := c.Parse(tool.Options{Short: "EFGPe:f:ivwxchHlLm:noqsrRA:B:C:zabyZI", Status: 2, Long: "extended-regexp=E fixed-strings=F " +
 		"basic-regexp=G perl-regexp=P regexp:=e file:=f ignore-case=i invert-match=v word-regexp=w line-regexp=x count=c no-filename=h with-filename=H " +
 		"files-with-matches=l files-without-match=L max-count:=m line-number=n only-matching=o quiet=q silent=q no-messages=s recursive=r " +
-		"dereference-recursive=R after-context:=A before-context:=B context:=C null-data=z text=a byte-offset=b include: exclude: exclude-dir: color:: colour:: null=Z"})
+		"dereference-recursive=R after-context:=A before-context:=B context:=C null-data=z text=a binary-files: label: line-buffered byte-offset=b include: exclude: exclude-dir: color:: colour:: null=Z"})
 	if !ok {
 		return status
 	}
-	if f.Has("P") {
-		return c.Usage(2, "the option -P is not available in the wasm shell: there are no Perl regular expressions")
-	}
 	g := &grepper{c: c, invert: f.Has("v"), count: f.Has("c"), quiet: f.Has("q"), number: f.Has("n"), only: f.Has("o"), list: f.Has("l"), listNot: f.Has("L"),
-		noErrors: f.Has("s"), nul: f.Has("Z"), most: -1, recursive: f.Has("r", "R"), text: f.Has("a"), offset: f.Has("b")}
+		noErrors: f.Has("s"), nul: f.Has("Z"), most: -1, recursive: f.Has("r", "R"), text: f.Has("a"), offset: f.Has("b"), skipBinary: f.Has("I"), label: "(standard input)"}
 	for _, x := range f {
 		switch x.Name {
 		case "m", "A", "B", "C":
@@ -68,6 +68,13 @@ func grep(_ context.Context, c *tool.Call) int {
 				g.before = n
 			default:
 				g.before, g.after = n, n
+			}
+		case "label":
+			g.label = x.Value
+		case "binary-files":
+			g.text, g.skipBinary = x.Value == "text", x.Value == "without-match"
+			if !g.text && !g.skipBinary && x.Value != "binary" {
+				return c.Usage(2, "unknown binary-files type")
 			}
 		case "include":
 			g.include = append(g.include, x.Value)
@@ -132,7 +139,10 @@ func grep(_ context.Context, c *tool.Call) int {
 }
 
 func (g *grepper) compile(patterns []string, f tool.Flags) error {
-	kind := f.Last("E", "F", "G")
+	kind := f.Last("E", "F", "G", "P")
+	if kind == "P" {
+		return g.compilePerl(patterns, f)
+	}
 	o := regex.Options{Extended: kind == "E", IgnoreCase: f.Has("i", "y"), Whole: f.Has("x"), Word: f.Has("w") && !f.Has("x")}
 	if kind == "F" && !o.IgnoreCase && !o.Whole && !o.Word {
 		g.match = func(s string) bool {
@@ -166,6 +176,48 @@ func (g *grepper) compile(patterns []string, f tool.Flags) error {
 		}
 	}
 	g.spans = func(s string) [][]int { return spans(all, s) }
+	return nil
+}
+
+// compilePerl compiles an expression of Perl's, of which Go knows most, and this function \K, behind which what is shown begins. Both
+// find the same of several matches that begin at one place.
+func (g *grepper) compilePerl(patterns []string, f tool.Flags) error {
+	if len(patterns) != 1 {
+		return errString("the -P option only supports a single pattern")
+	}
+	p := patterns[0]
+	if before, after, ok := strings.Cut(p, `\K`); ok {
+		// Two expressions that are whole, since a bar would part this one elsewhere.
+		for _, part := range []string{before, after} {
+			if _, err := syntax.Parse(part, syntax.Perl); err != nil || strings.Contains(part, "|") && !strings.Contains(part, "(") {
+				return errString(`in the wasm shell \K must stand outside of parentheses and alternatives`)
+			}
+		}
+		p = before + "(?P<shown>" + after + ")"
+	}
+	if f.Has("w") {
+		p = `\b(?:` + p + `)\b`
+	}
+	if f.Has("x") {
+		p = "^(?:" + p + ")$"
+	}
+	if f.Has("i", "y") {
+		p = "(?i)" + p
+	}
+	re, err := regexp.Compile(p)
+	if err != nil {
+		return fmt.Errorf("the wasm shell has not all Perl regular expressions: %w", err)
+	}
+	shown := max(0, re.SubexpIndex("shown"))
+	g.match = re.MatchString
+	g.spans = func(s string) (all [][]int) {
+		for _, m := range re.FindAllStringSubmatchIndex(s, -1) {
+			if m = m[2*shown : 2*shown+2]; m[1] > m[0] {
+				all = append(all, m)
+			}
+		}
+		return all
+	}
 	return nil
 }
 
@@ -284,7 +336,7 @@ func (g *grepper) file(name string, nl byte) {
 	defer r.Close()
 	shown := name
 	if name == "-" {
-		shown = "(standard input)"
+		shown = g.label
 	}
 	if g.in == nil {
 		g.in = bufio.NewReaderSize(r, 32<<10)
@@ -292,7 +344,11 @@ func (g *grepper) file(name string, nl byte) {
 		g.in.Reset(r)
 	}
 	head, _ := g.in.Peek(32 << 10)
-	n, err := g.search(g.in, shown, nl, !g.text && nl != 0 && bytes.IndexByte(head, 0) >= 0)
+	binary := !g.text && nl != 0 && bytes.IndexByte(head, 0) >= 0
+	n := 0
+	if !binary || !g.skipBinary {
+		n, err = g.search(g.in, shown, nl, binary)
+	}
 	if err != nil {
 		g.fail(name, err)
 		return

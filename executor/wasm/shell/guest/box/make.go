@@ -209,8 +209,8 @@ func touch(_ context.Context, c *tool.Call) int {
 	if !ok {
 		return status
 	}
-	if f.Has("h", "time") {
-		return c.Usage(1, "the options -h and --time are not available in the wasm shell")
+	if f.Has("time") {
+		return c.Usage(1, "the option --time is not available in the wasm shell")
 	}
 	if len(names) == 0 {
 		return c.Usage(1, "missing file operand")
@@ -246,6 +246,22 @@ func touch(_ context.Context, c *tool.Call) int {
 		atime = time.Time{}
 	}
 	for _, n := range names {
+		if f.Has("h") {
+			if fi, err := c.Lstat(n); err == nil && fi.Mode()&fs.ModeSymlink != 0 {
+				if mtime.IsZero() {
+					continue
+				}
+				if err := tool.TouchLink(c.Path(n), mtime); err != nil {
+					status = c.Fail("setting times of '%s': %s", n, tool.Text(err))
+				}
+				continue
+			} else if errors.Is(err, fs.ErrNotExist) {
+				if !f.Has("c") {
+					status = c.Fail("setting times of '%s': %s", n, tool.Text(err))
+				}
+				continue
+			}
+		}
 		if _, err := c.Stat(n); errors.Is(err, fs.ErrNotExist) {
 			if f.Has("c") {
 				continue

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sandboxd/sandboxd/executor/wasm/shell/guest/sed"
 	"github.com/sandboxd/sandboxd/executor/wasm/shell/guest/tool"
 	"mvdan.cc/sh/v3/pattern"
 )
@@ -26,6 +27,8 @@ type tarrer struct {
 	f                                     tool.Flags
 	dir                                   string // where names are relative to
 	exclude                               []func(string) bool
+	renames                               []func(string) (string, error)
+	mode                                  string // of members, as for chmod; empty is that of the files
 	strip                                 int
 	mtime                                 time.Time
 	uid, gid                              int
@@ -42,7 +45,7 @@ type tarrer struct {
 const tarLong = "create=c extract=x get=x list=t append=r update=u file:=f gzip=z gunzip=z ungzip=z bzip2=j xz=J zstd verbose=v directory:=C preserve-permissions=p " +
 	"same-permissions=p exclude: exclude-from:=X strip-components: to-stdout=O owner: group: numeric-owner mtime: sort: files-from:=T null no-recursion dereference=h " +
 	"keep-old-files=k overwrite touch=m absolute-names=P format: no-same-owner=o no-same-permissions auto-compress=a wildcards mode: exclude-vcs transform: xform: " +
-	"hard-dereference one-file-system posix"
+	"hard-dereference one-file-system posix use-compress-program:=I warning: force-local"
 
 func tarTool(_ context.Context, c *tool.Call) int {
 	// The first word may be options without a dash, whose values follow it in turn.
@@ -68,7 +71,12 @@ func tarTool(_ context.Context, c *tool.Call) int {
 	}
 	for _, x := range f {
 		switch x.Name {
-		case "r", "u", "W", "I", "J", "zstd", "transform", "xform", "mode", "exclude-vcs", "wildcards", "b", "hard-dereference":
+		case "I":
+			if w := strings.Fields(x.Value); len(w) == 0 || w[0] != "gzip" && w[0] != "pigz" {
+				return c.Usage(2, "compression by '%s' is not available in the wasm shell", x.Value)
+			}
+			f = append(f, tool.Flag{Name: "z"})
+		case "r", "u", "W", "J", "zstd", "b", "hard-dereference":
 			return c.Usage(2, "the option for '%s' is not available in the wasm shell", x.Name)
 		}
 	}
@@ -125,6 +133,18 @@ func (t *tarrer) options() error {
 					return err == nil
 				}), r.Close(), err)
 			}
+		case "exclude-vcs":
+			for _, p := range []string{".git", ".gitignore", ".gitattributes", ".gitmodules", ".svn", ".hg", ".hgignore", ".hgtags", ".bzr", ".bzrignore", ".bzrtags", "CVS", ".cvsignore", "RCS", "SCCS", "_darcs"} {
+				err = errors.Join(err, t.addExclude(p))
+			}
+		case "transform", "xform":
+			var rename func(string) (string, error)
+			if rename, err = sed.Replacement(x.Value); err == nil {
+				t.renames = append(t.renames, rename)
+			}
+		case "mode":
+			_, err = tool.ParseMode(x.Value, 0, false, 0)
+			t.mode = x.Value
 		case "strip-components":
 			t.strip, err = strconv.Atoi(x.Value)
 		case "mtime":
@@ -305,6 +325,17 @@ func (t *tarrer) entry(w *tar.Writer, name, full string, fi fs.FileInfo, archive
 	if t.f.Has("mtime") {
 		h.ModTime = t.mtime.Truncate(time.Second)
 	}
+	if t.mode != "" {
+		m, err := tool.ParseMode(t.mode, fi.Mode(), fi.IsDir(), t.c.Proc.Umask(-1))
+		if err != nil {
+			return err
+		}
+		h.Mode = int64(tool.Bits(m))
+	}
+	var err error
+	if h.Name, err = t.rename(h.Name); err != nil {
+		return err
+	}
 	key := [2]uint64{id.dev, id.ino}
 	first, again := t.links[key]
 	switch m := fi.Mode(); {
@@ -316,7 +347,10 @@ func (t *tarrer) entry(w *tar.Writer, name, full string, fi fs.FileInfo, archive
 		if err != nil {
 			return err
 		}
-		h.Typeflag, h.Linkname = tar.TypeSymlink, to
+		h.Typeflag = tar.TypeSymlink
+		if h.Linkname, err = t.rename(to); err != nil {
+			return err
+		}
 	case again && id.links > 1:
 		h.Typeflag, h.Linkname = tar.TypeLink, first
 	case m.IsRegular():
@@ -351,6 +385,17 @@ func (t *tarrer) entry(w *tar.Writer, name, full string, fi fs.FileInfo, archive
 		_, err = io.CopyN(w, zeroReader{}, h.Size-n)
 	}
 	return err
+}
+
+// rename is what a name becomes by the options --transform.
+func (t *tarrer) rename(name string) (string, error) {
+	for _, f := range t.renames {
+		var err error
+		if name, err = f(name); err != nil {
+			return name, err
+		}
+	}
+	return name, nil
 }
 
 type zeroReader struct{}
@@ -409,6 +454,10 @@ func (t *tarrer) read(names []string, extract bool) error {
 	}
 	tr := tar.NewReader(in)
 	found := make([]bool, len(names))
+	match, err := t.patterns(names)
+	if err != nil {
+		return err
+	}
 	for {
 		h, err := tr.Next()
 		if err == io.EOF {
@@ -420,14 +469,18 @@ func (t *tarrer) read(names []string, extract bool) error {
 			}
 			return err
 		}
-		if len(names) > 0 && !wanted(h.Name, names, found) || t.excluded(h.Name) {
+		if len(names) > 0 && !wanted(h.Name, match, found) || t.excluded(h.Name) {
 			continue
 		}
 		if !extract {
 			t.show(h)
 			continue
 		}
-		if err := t.extract(tr, h); err != nil {
+		err = t.renamed(h)
+		if err == nil {
+			err = t.extract(tr, h)
+		}
+		if err != nil {
 			t.c.Errorf("%s: %s", h.Name, tool.Text(err))
 			t.status = 2
 		}
@@ -447,6 +500,14 @@ func (t *tarrer) read(names []string, extract bool) error {
 	return nil
 }
 
+// renamed gives a member its new name.
+func (t *tarrer) renamed(h *tar.Header) (err error) {
+	if h.Name, err = t.rename(h.Name); err == nil && h.Linkname != "" {
+		h.Linkname, err = t.rename(h.Linkname)
+	}
+	return err
+}
+
 // decompressed looks at the first bytes rather than at the options, as GNU's tar does.
 func decompressed(r *bufio.Reader) (io.Reader, error) {
 	magic, _ := r.Peek(6)
@@ -463,12 +524,30 @@ func decompressed(r *bufio.Reader) (io.Reader, error) {
 	return r, nil
 }
 
-func wanted(name string, names []string, found []bool) bool {
+// patterns are functions that know the members of names, or what lies above them.
+func (t *tarrer) patterns(names []string) (all []func(string) bool, err error) {
+	for _, n := range names {
+		n = strings.TrimSuffix(n, "/")
+		match := func(s string) bool { return s == n }
+		if t.f.Has("wildcards") {
+			if match, err = matcher(n, pattern.EntireString); err != nil {
+				return nil, err
+			}
+		}
+		all = append(all, match)
+	}
+	return all, nil
+}
+
+func wanted(name string, match []func(string) bool, found []bool) bool {
 	name = strings.TrimSuffix(name, "/")
 	ok := false
-	for i, n := range names {
-		n = strings.TrimSuffix(n, "/")
-		if name == n || strings.HasPrefix(name, n+"/") {
+	for i, m := range match {
+		is := m(name)
+		for at := 0; !is && at < len(name); at++ {
+			is = name[at] == '/' && m(name[:at])
+		}
+		if is {
 			found[i], ok = true, true
 		}
 	}

@@ -222,11 +222,30 @@ func (p *parser) compile(pattern string, o regex.Options) (*regex.Regexp, error)
 	if pattern == "" {
 		return nil, nil
 	}
-	re, err := regex.Compile(pattern, o)
+	re, err := regex.Compile(decode(pattern), o)
 	if err != nil {
 		return nil, p.fault("%v", err)
 	}
 	return re, nil
+}
+
+// decode puts the characters that \dNNN, \oNNN and \xHH stand for in their place.
+func decode(pattern string) string {
+	var b strings.Builder
+	for i := 0; i < len(pattern); i++ {
+		if pattern[i] != '\\' || i+1 == len(pattern) {
+			b.WriteByte(pattern[i])
+			continue
+		}
+		i++
+		if c, used := coded(pattern[i:]); used > 0 {
+			b.WriteByte(c)
+			i += used - 1
+			continue
+		}
+		b.WriteString(pattern[i-1 : i+1])
+	}
+	return b.String()
 }
 
 // delimited takes what stands before the next delim that is not escaped, in a regex
@@ -407,7 +426,8 @@ func (p *parser) text(c *command) error {
 		if strings.HasPrefix(rest, "\n") {
 			p.at = len(p.src) - len(rest) + 1
 		} else if rest == "" {
-			return p.fault("incomplete command")
+			p.at = len(p.src)
+			return nil // without text, a ends a last line that has no end
 		} else {
 			p.at++
 		}

@@ -22,7 +22,7 @@ import (
 // Run is the tool sed.
 func Run(ctx context.Context, c *tool.Call) int {
 	f, args, status, ok := c.Parse(tool.Options{Short: "ne:f:Ersi::l:zu", Long: "quiet=n silent=n expression:=e file:=f regexp-extended=E " +
-		"in-place::=i separate=s line-length:=l null-data=z unbuffered=u posix"})
+		"in-place::=i separate=s line-length:=l null-data=z unbuffered=u posix follow-symlinks"})
 	if !ok {
 		return status
 	}
@@ -57,7 +57,7 @@ func Run(ctx context.Context, c *tool.Call) int {
 		return c.Fail("%v", err)
 	}
 	s := &stream{ctx: ctx, c: c, cmds: cmds, quiet: f.Has("n") || strings.HasPrefix(src, "#n\n") || src == "#n", nl: '\n',
-		separate: f.Has("s", "i"), inPlace: f.Has("i"), unbuffered: f.Has("u"), files: map[string]*output{}, readers: map[string]*bufio.Reader{}, wrap: 70}
+		separate: f.Has("s", "i"), inPlace: f.Has("i"), follow: f.Has("follow-symlinks"), unbuffered: f.Has("u"), files: map[string]*output{}, readers: map[string]*bufio.Reader{}, wrap: 70}
 	s.suffix, _ = f.Get("i")
 	if f.Has("z") {
 		s.nl = 0
@@ -74,6 +74,28 @@ func Run(ctx context.Context, c *tool.Call) int {
 	return s.run()
 }
 
+// Replacement is what commands s do with a name.
+func Replacement(commands string) (func(string) (string, error), error) {
+	cmds, err := parse(commands, false)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range cmds {
+		if c.name != 's' || c.a1 != nil || c.print || c.file != "" {
+			return nil, errors.New("only commands s with the flags g, i and a number are available here in the wasm shell")
+		}
+	}
+	return func(name string) (string, error) {
+		s := &stream{space: name}
+		for _, c := range cmds {
+			if err := s.substitute(c); err != nil {
+				return name, err
+			}
+		}
+		return s.space, nil
+	}, nil
+}
+
 // output is a file, or standard output, that may lack the newline of its last line.
 type output struct {
 	w       *bufio.Writer
@@ -86,6 +108,7 @@ type stream struct {
 	c                                    *tool.Call
 	cmds                                 []*command
 	quiet, separate, inPlace, unbuffered bool
+	follow                               bool // what is edited in place is what a link leads to
 	suffix                               string
 	nl                                   byte
 	wrap                                 int
@@ -102,6 +125,7 @@ type stream struct {
 	space    string
 	ended    bool // the line in space had its end
 	hold     string
+	holdOpen bool // what is in hold had no end
 	queue    []func() error
 	replaced bool // since the last line was read or t asked
 	last     *regex.Regexp
@@ -279,6 +303,13 @@ func (s *stream) ready(goOn bool) (bool, error) {
 
 func (s *stream) openFile(name string) error {
 	if s.inPlace && name != "-" {
+		for range 40 {
+			to, err := os.Readlink(s.c.Path(name))
+			if err != nil || !s.follow {
+				break // it is no link
+			}
+			name = tool.Abs(path.Dir(s.c.Path(name)), to)
+		}
 		fi, err := s.c.Stat(name)
 		if err == nil && !fi.Mode().IsRegular() {
 			s.c.Errorf("couldn't edit %s: not a regular file", name)
@@ -574,20 +605,23 @@ func (s *stream) simple(c *command) error {
 	case 'F':
 		return s.write(s.out, s.name+"\n")
 	case 'p':
-		return s.print(s.out, s.space, true)
+		return s.print(s.out, s.space, s.ended)
 	case 'P':
-		line, _, _ := strings.Cut(s.space, string(rune(s.nl)))
-		return s.print(s.out, line, true)
+		line, _, more := strings.Cut(s.space, string(rune(s.nl)))
+		return s.print(s.out, line, more || s.ended)
 	case 'g':
-		s.space = s.hold
+		s.space, s.ended = s.hold, !s.holdOpen
 	case 'G':
+		s.ended = !s.holdOpen
 		return s.grow(&s.space, s.hold)
 	case 'h':
-		s.hold = s.space
+		s.hold, s.holdOpen = s.space, !s.ended
 	case 'H':
+		s.holdOpen = !s.ended
 		return s.grow(&s.hold, s.space)
 	case 'x':
 		s.space, s.hold = s.hold, s.space
+		s.ended, s.holdOpen = !s.holdOpen, !s.ended
 	case 'z':
 		s.space = ""
 	case 'i':
@@ -599,10 +633,10 @@ func (s *stream) simple(c *command) error {
 	case 'R':
 		return s.queueLine(c.text)
 	case 'w':
-		return s.print(s.files[c.text], s.space, true)
+		return s.print(s.files[c.text], s.space, s.ended)
 	case 'W':
-		line, _, _ := strings.Cut(s.space, "\n")
-		return s.print(s.files[c.text], line, true)
+		line, _, more := strings.Cut(s.space, "\n")
+		return s.print(s.files[c.text], line, more || s.ended)
 	case 'l':
 		wrap := s.wrap
 		if c.number >= 0 {
@@ -695,12 +729,12 @@ func (s *stream) substitute(c *command) error {
 	s.space = b.String()
 	s.replaced = true
 	if c.print {
-		if err := s.print(s.out, s.space, true); err != nil {
+		if err := s.print(s.out, s.space, s.ended); err != nil {
 			return err
 		}
 	}
 	if c.file != "" {
-		return s.print(s.files[c.file], s.space, true)
+		return s.print(s.files[c.file], s.space, s.ended)
 	}
 	return nil
 }

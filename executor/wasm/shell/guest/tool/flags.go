@@ -74,6 +74,11 @@ func (c *Call) Parse(o Options) (flags Flags, operands []string, status int, ok 
 		case a == "--":
 			return flags, append(operands, args...), 0, true
 		case strings.HasPrefix(a, "--"):
+			if a == "--version" && !strings.Contains(" "+o.Long+" ", " version ") {
+				// Scripts look for "GNU" there to choose their options.
+				fmt.Fprintf(c.Out, "%s (wasm shell of sandboxd, with options of GNU %s)\n", c.Args[0], c.Args[0])
+				return nil, nil, 0, false
+			}
 			f, used, err := long(o.Long, a[2:], args)
 			if err != nil {
 				return nil, nil, c.Usage(status, "%v", err), false

@@ -3,11 +3,12 @@ package tool
 import (
 	"io/fs"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
 // WASI's preview 1 has no permission bits: neither can a guest set them, nor does
-// it see them. So the host that runs this guest provides both, by absolute path.
+// it see them; and it has no time of a link. So the host that runs this guest provides these, by absolute path.
 // What they take and return is in the documentation of package shell.
 
 //go:wasmimport sandboxd chmod
@@ -15,6 +16,18 @@ func hostChmod(p unsafe.Pointer, n, mode uint32) int32
 
 //go:wasmimport sandboxd mode
 func hostMode(p unsafe.Pointer, n, follow uint32) int32
+
+//go:wasmimport sandboxd touch
+func hostTouch(p unsafe.Pointer, n uint32, t unsafe.Pointer) int32
+
+// TouchLink sets the time of modification of a symbolic link itself, or of another file.
+func TouchLink(name string, t time.Time) error {
+	ns := t.UnixNano()
+	if e := hostTouch(unsafe.Pointer(unsafe.StringData(name)), uint32(len(name)), unsafe.Pointer(&ns)); e != 0 {
+		return &fs.PathError{Op: "touch", Path: name, Err: syscall.Errno(e)}
+	}
+	return nil
+}
 
 func chmod(name string, mode fs.FileMode) error {
 	if e := hostChmod(unsafe.Pointer(unsafe.StringData(name)), uint32(len(name)), Bits(mode)); e != 0 {

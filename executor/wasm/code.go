@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/sandboxd/sandboxd/cache"
@@ -19,31 +20,13 @@ const unused = 30 * 24 * time.Hour
 // openCode makes the directory for a module's compiled code in dir, sees that nobody else can have put anything there, and
 // removes what was not used for long.
 func openCode(dir string, module cache.Digest) (string, error) {
-	if err := makePrivate(dir); err != nil {
-		return "", err
-	}
 	own := filepath.Join(dir, module.Hash)
-	if err := makePrivate(own); err != nil {
-		return "", err
+	for _, d := range []string{dir, own} {
+		if err := os.Mkdir(d, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return "", err
+		}
 	}
-	// By now nobody else can put anything there. What was there before is looked at.
-	err := filepath.WalkDir(own, func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		fi, err := d.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // another executor's worker has replaced it
-		}
-		if err == nil && !fi.IsDir() && !fi.Mode().IsRegular() {
-			err = fmt.Errorf("%s is no file; remove %s", p, own)
-		}
-		if err == nil {
-			err = private(p, fi)
-		}
-		return err
-	})
-	if err != nil {
+	if err := lookAtCode(own); err != nil {
 		return "", err
 	}
 	now := time.Now()
@@ -69,17 +52,58 @@ func openCode(dir string, module cache.Digest) (string, error) {
 	return own, nil
 }
 
-// makePrivate makes a directory, or sees that one that is there is ours alone.
-func makePrivate(dir string) error {
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+// lookAtCode sees that nobody else can have put anything into a module's directory for compiled code, or could put another in its place. That is
+// for each time before it is used: what was so at the start need not be so any more.
+func lookAtCode(own string) error {
+	// From the top, so that each is where nobody can change it by when it is looked at.
+	for _, d := range above(filepath.Dir(own)) {
+		fi, err := os.Lstat(d)
+		if err != nil {
+			return err
+		}
+		if err := unmovable(d, fi); err != nil {
+			return &aboveError{err}
+		}
+	}
+	for _, d := range []string{filepath.Dir(own), own} {
+		fi, err := os.Lstat(d)
+		if err != nil {
+			return err
+		}
+		if !fi.IsDir() {
+			return fmt.Errorf("%s is no directory; choose another", d)
+		}
+		if err := private(d, fi); err != nil {
+			return err
+		}
+	}
+	// By now nobody else can put anything there. What was there before is looked at.
+	return filepath.WalkDir(own, func(p string, d fs.DirEntry, err error) error {
+		var fi fs.FileInfo
+		if err == nil {
+			fi, err = d.Info()
+		}
+		if errors.Is(err, fs.ErrNotExist) && p != own {
+			return nil // another executor's worker has replaced it
+		}
+		if err == nil && !fi.IsDir() && !fi.Mode().IsRegular() {
+			err = fmt.Errorf("%s is no file; remove %s", p, own)
+		}
+		if err == nil {
+			err = private(p, fi)
+		}
 		return err
+	})
+}
+
+// aboveError says that somebody else can put another directory in the place of the one for compiled code.
+type aboveError struct{ error }
+
+// above are the directories above dir, from the root on.
+func above(dir string) (all []string) {
+	for up := filepath.Dir(dir); up != dir; dir, up = up, filepath.Dir(up) {
+		all = append(all, up)
 	}
-	fi, err := os.Lstat(dir)
-	if err != nil {
-		return err
-	}
-	if !fi.IsDir() {
-		return fmt.Errorf("%s is no directory; choose another", dir)
-	}
-	return private(dir, fi)
+	slices.Reverse(all)
+	return all
 }

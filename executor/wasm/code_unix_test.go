@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sandboxd/sandboxd/cache"
+	"github.com/sandboxd/sandboxd/executor"
 	"github.com/sandboxd/sandboxd/internal/testutil"
 )
 
@@ -55,6 +56,33 @@ func TestCodeIsOurs(t *testing.T) {
 	})
 	if out := run(t, openExecutor(t, cfg), uncached("echo fine")); !out.Success() {
 		t.Errorf("when all is well again: %+v", out)
+	}
+}
+
+// TestCodeStaysOurs: that is looked at for each worker.
+func TestCodeStaysOurs(t *testing.T) {
+	e := openShell(t, Config{Module: []byte(nothing), CodeDir: filepath.Join(t.TempDir(), "code")})
+	run(t, e, uncached("x"))
+	spin := func() {
+		s := <-e.seats
+		s.worker.kill()
+		e.seats <- s
+	}
+	must(t, os.Chmod(e.cfg.code, 0o777))
+	spin()
+	if out, err := e.Execute(t.Context(), uncached("x")); executor.KindOf(err) != executor.Unavailable || !strings.Contains(err.Error(), e.cfg.code+" has mode") {
+		t.Errorf("%+v, %v", out, err)
+	}
+	must(t, os.Chmod(e.cfg.code, 0o700))
+	for { // one may have been started before that
+		if out, err := e.Execute(t.Context(), uncached("x")); err == nil {
+			if !out.Success() {
+				t.Errorf("%+v", out)
+			}
+			break
+		} else if executor.KindOf(err) != executor.Unavailable {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -23,7 +23,7 @@ type Config struct {
 	// closed after the Executor.
 	Cache *cache.Cache
 	// CodeDir keeps compiled modules, which are native code: whoever may write there may run
-	// anything in a worker. It is made with mode 0700, and one that others may write to, or have something of theirs in, is refused. What no executor was
+	// anything in a worker. It is made with mode 0700, and one that others may write to, or have something of theirs in, is refused; what others could put another in the place of is not used. What no executor was
 	// made for in a month is removed. Empty, or where nothing can be written to it: each worker compiles for itself.
 	CodeDir string
 	// MaxParallel is how many tasks run at once, and how many workers there are; 0 is the number of processors. In a pool this
@@ -82,16 +82,29 @@ func (c *Config) check() error {
 	if c.CodeDir == "" {
 		return nil
 	}
-	var err error
-	if c.CodeDir, err = filepath.Abs(c.CodeDir); err == nil {
-		c.code, err = openCode(c.CodeDir, c.digest)
-	}
+	err := c.openCode()
+	var above *aboveError
 	switch {
 	case err == nil:
-	case unwritable(err):
+	case unwritable(err) || errors.As(err, &above):
 		c.code, c.unkept = "", err
 	default:
 		return fmt.Errorf("directory for compiled modules: %w", err)
 	}
 	return nil
+}
+
+// openCode opens the directory for compiled code, by a path without links, which others could turn.
+func (c *Config) openCode() error {
+	dir, err := filepath.Abs(c.CodeDir)
+	if err != nil {
+		return err
+	}
+	c.CodeDir = dir
+	parent, err := filepath.EvalSymlinks(filepath.Dir(dir))
+	if err != nil {
+		return err
+	}
+	c.code, err = openCode(filepath.Join(parent, filepath.Base(dir)), c.digest)
+	return err
 }

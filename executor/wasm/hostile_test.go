@@ -61,6 +61,10 @@ func TestHostileComponent(t *testing.T) {
 	if out := run(t, e, uncached("code")); out.ExitCode != 255 {
 		t.Errorf("exit code -1 is %d", out.ExitCode)
 	}
+	const line = `x\n[error] y\x1b[2J\u009b` + "\tz"
+	if out := run(t, e, uncached("log lines")); string(out.Stderr.Inline) != "["+line+"] "+line+"\n" {
+		t.Errorf("what is to be one line is %q", out.Stderr.Inline)
+	}
 	if out := run(t, e, uncached("fetch nothing")); !out.Success() {
 		t.Errorf("what is not to be had: %+v", out)
 	}

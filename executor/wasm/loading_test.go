@@ -73,6 +73,24 @@ func TestLoops(t *testing.T) {
 	}
 }
 
+// TestBeginsWithMuch: a component may have what it begins with before there is a task, and each task's limit holds.
+func TestBeginsWithMuch(t *testing.T) {
+	const much = 1600 // pages, which are more than what others may have by then
+	memory := section([]byte{5}, []byte{1, 0, 1})
+	module := bytes.Replace(handmade(2, nil, nil), memory, section([]byte{5}, []byte{1, 0, much&0x7f | 0x80, much >> 7}), 1)
+	e := openShell(t, Config{Module: module})
+	spec := uncached("x")
+	spec.Limits.MemoryBytes = 64 << 20
+	for range 2 {
+		if out := run(t, e, uncached("x")); !strings.Contains(out.Evidence, "unreachable") {
+			t.Errorf("it does not run: %+v", out)
+		}
+		if out := run(t, e, spec); out.Cause != executor.CauseOOMKilled || !strings.Contains(out.Evidence, "its memory begins with more") {
+			t.Errorf("with less: %+v", out)
+		}
+	}
+}
+
 // TestImports: what a module cannot have is refused by its name.
 func TestImports(t *testing.T) {
 	name := append(section(nil, []byte("env")), section(nil, []byte("it"))...)

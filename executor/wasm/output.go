@@ -35,14 +35,14 @@ func (r *running) judge(ctx context.Context, scratch string, d *wire.Done, out *
 		return errors.New(d.Error)
 	}
 	if d.Declined != "" {
-		return executor.Errorf(executor.Unsupported, "the component did not run the task: %.4000s", d.Declined)
+		return executor.Errorf(executor.Unsupported, "the component did not run the task: %.4000s", visible(d.Declined))
 	}
 	peak := d.PeakMemory
 	out.Usage = executor.Usage{CPUUser: d.CPUUser, CPUSystem: d.CPUSystem, PeakMemory: &peak}
 	out.UndeclaredTotal = max(d.Undeclared, int64(len(r.undeclared)))
 	out.ExitCode, out.Cause, out.Evidence = int(min(d.Code, 255)), executor.CauseExited, fmt.Sprintf("the module exited with %d", d.Code)
 	if d.Trap != "" {
-		out.ExitCode, out.Evidence = exitTrap, "the module trapped: "+d.Trap
+		out.ExitCode, out.Evidence = exitTrap, "the module trapped: "+visible(d.Trap)
 	}
 	if d.MemoryRefused {
 		out.Evidence += fmt.Sprintf("; it was refused memory beyond %d bytes", r.granted.memory)

@@ -126,3 +126,56 @@ func TestNoRoom(t *testing.T) {
 		readonly(unix.MS_RDONLY)
 	}
 }
+
+// TestCodeCannotBeReplaced: a directory that others can put another in the place of is not used, which is said.
+func TestCodeCannotBeReplaced(t *testing.T) {
+	top := t.TempDir()
+	above := filepath.Join(top, "above")
+	must(t, os.MkdirAll(filepath.Join(above, "below"), 0o755))
+	must(t, os.Symlink(filepath.Join(above, "below"), filepath.Join(top, "link")))
+	for _, dir := range []string{filepath.Join(above, "below", "code"), filepath.Join(top, "link", "code")} {
+		for mode, want := range map[os.FileMode]int{0o755: 0, 0o777: 1, 0o777 | os.ModeSticky: 0, 0o775: 0} {
+			must(t, os.Chmod(above, mode))
+			if n := runUnkept(t, dir); n != want {
+				t.Errorf("%s, mode %v: %d warnings; want %d", dir, mode, n, want)
+			}
+		}
+		must(t, os.Chmod(above, 0o755))
+		t.Run("owner", func(t *testing.T) {
+			testutil.RequireRoot(t)
+			must(t, os.Chown(above, 1234, -1))
+			if n := runUnkept(t, dir); n != 1 {
+				t.Errorf("%s, another's: %d warnings; want one", dir, n)
+			}
+			must(t, os.Chown(above, 0, 1234))
+			must(t, os.Chmod(above, 0o775))
+			if n := runUnkept(t, dir); n != 1 {
+				t.Errorf("%s, another group's: %d warnings; want one", dir, n)
+			}
+			must(t, os.Chown(above, 0, 0))
+		})
+	}
+}
+
+// TestCodeByAnyName: the name of a directory is no pattern.
+func TestCodeByAnyName(t *testing.T) {
+	top := t.TempDir()
+	for _, name := range []string{"x1", "x[1]"} {
+		dir := filepath.Join(top, name)
+		if n := runUnkept(t, dir); n != 0 {
+			t.Errorf("%d warnings", n)
+		}
+	}
+	for _, name := range []string{"x1", "x[1]"} {
+		sums := 0
+		must(t, filepath.WalkDir(filepath.Join(top, name), func(p string, _ os.DirEntry, err error) error {
+			if strings.HasSuffix(p, ".sum") {
+				sums++
+			}
+			return err
+		}))
+		if sums != 1 {
+			t.Errorf("%s has %d checksums; want one", name, sums)
+		}
+	}
+}

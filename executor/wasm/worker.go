@@ -72,6 +72,11 @@ func startWorker(cfg *Config, stop <-chan struct{}) (w *worker, err error) {
 
 // tryWorker is startWorker, once.
 func tryWorker(cfg *Config, stop <-chan struct{}) (w *worker, err error) {
+	if cfg.code != "" {
+		if err := lookAtCode(cfg.code); err != nil {
+			return nil, fmt.Errorf("compiled code: %w", err)
+		}
+	}
 	w = &worker{stderr: &head{}}
 	if cfg.InProcess {
 		w.startHere()

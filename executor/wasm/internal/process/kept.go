@@ -20,7 +20,10 @@ func (k kept) files() []string {
 	if k.dir == "" {
 		return nil
 	}
-	all, _ := filepath.Glob(filepath.Join(k.dir, "wazero-*", "*")) // the pattern is right
+	all, _ := fs.Glob(os.DirFS(k.dir), "wazero-*/*") // the pattern is right, and the directory's name none
+	for i, name := range all {
+		all[i] = filepath.Join(k.dir, filepath.FromSlash(name))
+	}
 	return all
 }
 

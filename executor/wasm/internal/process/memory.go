@@ -12,6 +12,7 @@ import (
 // memory is the linear memory of one instance, with the task's limit.
 type memory struct {
 	limit uint64 // 0 before there is a task
+	begin uint64 // what an instance begins with, by its module: it may have that before there is a task
 	size  uint64
 	// extra is what of the size is a task's before: memory never shrinks, and a guest that became what it was does not know of it.
 	extra   uint64
@@ -53,7 +54,7 @@ type linear struct {
 func (l *linear) Reallocate(size uint64) []byte {
 	limit := l.m.limit
 	if limit == 0 {
-		limit = beforeTask
+		limit = max(beforeTask, l.m.begin)
 	}
 	if size-l.m.extra > limit {
 		l.m.refused = true

@@ -62,8 +62,9 @@ type worker struct {
 	// globals are the names of the module's, where its instances are used again, which their memory's images are for.
 	globals []string
 	images  *os.File
-	world   bool // of executor.wit, and no command
-	ahead   bool // of it an instance can be made before there is a task: it imports nothing but the world's
+	world   bool   // of executor.wit, and no command
+	begin   uint64 // bytes of memory, that the module's instances begin with
+	ahead   bool   // of it an instance can be made before there is a task: it imports nothing but the world's
 	gc      collector
 	lacks   string // says which walls could not be raised
 }
@@ -286,6 +287,7 @@ func (w *worker) recognize(ctx context.Context) error {
 	if !w.world {
 		return nil
 	}
+	w.begin = uint64(w.module.ExportedMemories()["memory"].Min()) << 16
 	return w.ping(ctx)
 }
 

@@ -79,7 +79,7 @@ func (f *fault) Unwrap() error { return f.err }
 
 // instance is one that has no task yet.
 func (w *worker) instance(ctx context.Context) (*instance, error) {
-	i := &instance{worker: w, clock: clock{ctx: ctx, epoch: defaultEpoch}, random: rand.NewChaCha8([32]byte{})}
+	i := &instance{worker: w, mem: memory{begin: w.begin}, clock: clock{ctx: ctx, epoch: defaultEpoch}, random: rand.NewChaCha8([32]byte{})}
 	i.ctx = context.WithValue(experimental.WithMemoryAllocator(ctx, &i.mem), instanceKey{}, i)
 	if len(w.globals) > 0 {
 		i.ctx = experimental.WithSnapshotter(i.ctx)
@@ -99,7 +99,7 @@ func (w *worker) task(ctx context.Context) error {
 		return err
 	}
 	defer i.close()
-	if w.ahead {
+	if w.ahead && w.begin <= beforeTask {
 		i.makeAhead()
 	}
 	if !w.waits {

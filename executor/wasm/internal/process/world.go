@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strconv"
+	"strings"
+	"unicode"
 
 	wasys "github.com/tetratelabs/wazero/sys"
 
@@ -149,10 +152,22 @@ func (i *instance) ask(k wire.Kind, body []byte) ([]byte, error) {
 // maxLog bounds a line of a component's log.
 const maxLog = 64 << 10
 
+// controls makes visible what would make more than a line of one, or be obeyed by a terminal.
+var controls = func() *strings.Replacer {
+	var pairs []string
+	for c := range rune(0xa0) {
+		if unicode.IsControl(c) && c != '\t' {
+			q := strconv.QuoteRune(c)
+			pairs = append(pairs, string(c), q[1:len(q)-1])
+		}
+	}
+	return strings.NewReplacer(pairs...)
+}()
+
 // Log implements abi.Host: a line of standard error.
 func (i *instance) Log(level, message string) {
 	i.gc.called()
-	line := fmt.Sprintf("[%.32s] %s", level, message)
+	line := fmt.Sprintf("[%.32s] %s", controls.Replace(level), controls.Replace(message))
 	// An error is told with the next frame that matters.
 	_ = i.out.stream(wire.KindStderr, append([]byte(line[:min(len(line), maxLog)]), '\n'))
 }

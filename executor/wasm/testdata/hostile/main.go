@@ -143,6 +143,8 @@ func executeTask(_, _, _, _, script, scriptLen, _, _, _, _, _, _, _ uint32, _ ui
 		hostLog(number, 16, number, 16)
 	case strings.HasPrefix(what, "log of"):
 		hostLog(address("x"), 1, address("x"), number)
+	case what == "log lines":
+		log("x\n[error] y\x1b[2J\u009b\tz")
 	case what == "log not UTF-8":
 		log("\xff")
 	case strings.HasPrefix(what, "store at"):

@@ -466,6 +466,65 @@ func TestOutputs(t *testing.T) {
 	}
 }
 
+// TestMoved: what is moved counts where it is, and nowhere else; what has other names, or would get them elsewhere, stays.
+func TestMoved(t *testing.T) {
+	f := newTree(t, "", func(c *Config) { c.WorkBytes, c.TmpBytes = 1000, 1000 })
+	used := func(work, tmp int64) {
+		t.Helper()
+		if f.work.used != work || f.scratch.used != tmp {
+			t.Errorf("%d and %d bytes are in use; want %d and %d", f.work.used, f.scratch.used, work, tmp)
+		}
+	}
+	for _, e := range []sys.Errno{
+		f.Mkdir("build/d", 0), write(f, "build/d/a", strings.Repeat("a", 300), 0), write(f, "build/d/b", strings.Repeat("b", 400), 0), f.Rename("build/d", "tmp/d"),
+	} {
+		if e != 0 {
+			t.Error(e)
+		}
+	}
+	used(0, 700)
+	if e := f.Link("tmp/d/a", "build/a"); e != sys.ENOSYS {
+		t.Errorf("a name elsewhere: %v", e)
+	}
+	if e := f.Link("tmp/d/a", "tmp/a"); e != 0 {
+		t.Error(e)
+	}
+	if e := f.Rename("tmp/d", "build/d"); e != sys.ENOSYS {
+		t.Errorf("moved what has another name: %v", e)
+	}
+	used(0, 700)
+	if e := f.Unlink("tmp/a"); e != 0 {
+		t.Error(e)
+	}
+	if e := f.Rename("tmp/d", "build/d"); e != 0 {
+		t.Error(e)
+	}
+	used(700, 0)
+}
+
+// TestTargets: what links lead to is bounded, together, and is given back.
+func TestTargets(t *testing.T) {
+	f := newTree(t, "", func(c *Config) { c.MaxFiles = 100_000 })
+	target := strings.Repeat("t", maxPath-1)
+	n := 0
+	for ; ; n++ {
+		if e := f.Symlink(target, fmt.Sprintf("build/l%d", n)); e == sys.EIO {
+			break
+		} else if e != 0 || n*len(target) > maxTargets {
+			t.Fatalf("after %d links: %v", n, e)
+		}
+	}
+	if n < maxTargets/len(target)-1 {
+		t.Errorf("only %d links were possible", n)
+	}
+	if e := f.Unlink("build/l0"); e != 0 {
+		t.Error(e)
+	}
+	if e := f.Symlink(target, "build/more"); e != 0 {
+		t.Errorf("what was removed is not given back: %v", e)
+	}
+}
+
 // TestModes: the owner's bits hold, and a listing is the same each time.
 func TestModes(t *testing.T) {
 	f := newTree(t, "", nil)

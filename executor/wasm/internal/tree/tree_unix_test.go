@@ -68,3 +68,20 @@ func TestChangedBehind(t *testing.T) {
 		t.Error("collected what lies elsewhere")
 	}
 }
+
+// TestModesOfTheMachine: of them is seen whether a file can be run.
+func TestModesOfTheMachine(t *testing.T) {
+	work := t.TempDir()
+	for mode, want := range map[os.FileMode]os.FileMode{0o600: 0o644, 0o666: 0o644, 0o640: 0o644, 0o700: 0o755, 0o777: 0o755, 0o611: 0o644} {
+		name := filepath.Join(work, mode.String())
+		must(t, os.WriteFile(name, nil, 0o600))
+		must(t, os.Chmod(name, mode))
+		if st, e := newTree(t, work, nil).Stat("build/" + mode.String()); e != 0 || st.Mode != want {
+			t.Errorf("%v is %v, %v; want %v", mode, st.Mode, e, want)
+		}
+	}
+	must(t, os.Mkdir(filepath.Join(work, "d"), 0o700))
+	if st, e := newTree(t, work, nil).Stat("build/d"); e != 0 || st.Mode != os.ModeDir|0o755 {
+		t.Errorf("a directory is %v, %v", st.Mode, e)
+	}
+}

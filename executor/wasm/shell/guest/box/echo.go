@@ -73,8 +73,10 @@ func dirname(_ context.Context, c *tool.Call) int {
 }
 
 func dir(name string) string {
-	name = strings.TrimRight(name, "/")
 	if name == "" {
+		return "."
+	}
+	if name = strings.TrimRight(name, "/"); name == "" {
 		return "/"
 	}
 	i := strings.LastIndexByte(name, '/')

@@ -44,7 +44,7 @@ type tarrer struct {
 
 const tarLong = "create=c extract=x get=x list=t append=r update=u file:=f gzip=z gunzip=z ungzip=z bzip2=j xz=J zstd verbose=v directory:=C preserve-permissions=p " +
 	"same-permissions=p exclude: exclude-from:=X strip-components: to-stdout=O owner: group: numeric-owner mtime: sort: files-from:=T null no-recursion dereference=h " +
-	"keep-old-files=k overwrite touch=m absolute-names=P format: no-same-owner=o no-same-permissions auto-compress=a wildcards mode: exclude-vcs transform: xform: " +
+	"keep-old-files=k skip-old-files overwrite touch=m absolute-names=P format: no-same-owner=o no-same-permissions auto-compress=a wildcards mode: exclude-vcs transform: xform: " +
 	"hard-dereference one-file-system posix use-compress-program:=I warning: force-local"
 
 func tarTool(_ context.Context, c *tool.Call) int {
@@ -427,10 +427,16 @@ func (t *tarrer) member(name string) string {
 	if t.absolute {
 		return name
 	}
-	rel := strings.TrimLeft(name, "/")
+	rel := name
+	for i, part := 0, ""; i < len(name); i += len(part) + 1 {
+		if part, _, _ = strings.Cut(name[i:], "/"); part == ".." {
+			rel = name[min(len(name), i+len("../")):]
+		}
+	}
+	rel = strings.TrimLeft(rel, "/")
 	if rel != name && !t.stripped {
 		t.stripped = true
-		t.c.Errorf("Removing leading `/' from member names")
+		t.c.Errorf("Removing leading `%s' from member names", strings.TrimSuffix(name, rel))
 	}
 	if rel == "" {
 		return "./"
@@ -650,6 +656,9 @@ func (t *tarrer) extract(r io.Reader, h *tar.Header) error {
 		return nil
 	}
 	if exists {
+		if t.f.Has("skip-old-files") {
+			return nil
+		}
 		if t.keepOld {
 			return errString("Cannot open: File exists")
 		}

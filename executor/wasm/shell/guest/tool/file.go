@@ -23,10 +23,51 @@ func (c *Call) Path(name string) string { return Abs(c.Dir, name) }
 
 // Abs makes name absolute by dir. A slash at the end is kept.
 func Abs(dir, name string) string {
-	if name == "" || path.IsAbs(name) {
-		return name
+	if name == "" {
+		return ""
 	}
-	return dir + "/" + name
+	if !path.IsAbs(name) {
+		name = dir + "/" + name
+	}
+	if strings.Contains(name, "/../") || strings.HasSuffix(name, "/..") {
+		return upward(name)
+	}
+	return name
+}
+
+// upward is name without the parts .. of it. Of a directory that a link leads to, that is the one above, and not the one that has the
+// link: the guest's package os would take that.
+func upward(name string) string {
+	todo := strings.Split(name, "/")
+	slash := ""
+	if todo[len(todo)-1] == "" {
+		slash = "/"
+	}
+	at := "/"
+	for links := 0; len(todo) > 0; {
+		part := todo[0]
+		todo = todo[1:]
+		if part != ".." {
+			at = path.Join(at, part)
+			continue
+		}
+		to, err := os.Readlink(at)
+		if err != nil { // it is no link
+			at = path.Dir(at)
+			continue
+		}
+		if links++; links > 40 {
+			return name
+		}
+		if at = path.Dir(at); path.IsAbs(to) {
+			at = "/"
+		}
+		todo = append(append(strings.Split(to, "/"), ".."), todo...)
+	}
+	if at == "/" {
+		return at
+	}
+	return at + slash
 }
 
 // Open opens for reading. "-" is not special: see [Call.Input].

@@ -2,8 +2,8 @@
 // tools of package box for commands, since there are no processes to start.
 //
 // Where the interpreter differs from bash and a hook can mend it, it is mended
-// here (see call.go and tree.go), else in interpreter.patch, which only the module is
-// built with; what remains is in docs/wasm.md.
+// here (see call.go and tree.go), else in interpreter.patch, with which the module is
+// built, and what build.sh's --modfile is used for; what remains is in docs/wasm.md.
 package sh
 
 import (

@@ -402,6 +402,28 @@ func TestRecursionWithoutEnd(t *testing.T) {
 	}
 }
 
+// TestElementsCostTheSame however many an array has: it is not copied for each that is set.
+func TestElementsCostTheSame(t *testing.T) {
+	if !patched {
+		t.Skip("the interpreter is not that of the module")
+	}
+	for _, body := range []string{"a[i]=x", "a+=(x)", "m[k$i]=x", "m+=([k$i]=x)", "a[${#a[@]}]=x", "m[${#m[@]}]+=x", "((a[i]+=1))", `: "${a[i]:=x}"`} {
+		allocated := func(n int) uint64 {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			if got := natively(t, newRoot(t), []string{"sh", "-c", fmt.Sprintf("declare -A m; for ((i=0; i<%d; i++)); do %s; done; ((${#a[@]}+${#m[@]}==%d))", n, body, n)}); got.status != 0 {
+				t.Fatalf("%s: %+v", body, got)
+			}
+			runtime.ReadMemStats(&after)
+			return after.TotalAlloc - before.TotalAlloc
+		}
+		allocated(10)
+		if few, many := allocated(500), allocated(5000); many > 20*few {
+			t.Errorf("%s: 500 times allocates %d bytes, and 5000 times %d", body, few, many)
+		}
+	}
+}
+
 // TestJobs runs what a build really does, as a script of some length.
 func TestJobs(t *testing.T) {
 	if _, err := exec.LookPath("bash"); err != nil {

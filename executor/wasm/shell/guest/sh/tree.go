@@ -12,7 +12,6 @@ const substitution = "_wasm_substitution"
 
 // adapt changes a parsed script where the interpreter would do other than bash:
 //
-//   - The elements of arrays can be appended to, and those of associative ones counted.
 //   - `declare -A m` sets m, so that nounset does not take its elements for unset.
 //   - Variables that are not there as in bash are errors: see refused.
 //   - `<(…)` is a file that holds what the command wrote. It is run to its end before.
@@ -38,12 +37,10 @@ func (r *runner) adapt(file *syntax.File) {
 			if !looped[n] {
 				setMaps(n, maps)
 			}
-		case *syntax.CallExpr:
-			n.Assigns = assigns(n.Assigns, maps)
 		case *syntax.Word:
-			parts(n.Parts, maps)
+			parts(n.Parts)
 		case *syntax.DblQuoted:
-			parts(n.Parts, maps)
+			parts(n.Parts)
 		}
 		return true
 	})
@@ -81,30 +78,6 @@ func setMaps(d *syntax.DeclClause, maps map[string]bool) {
 	}
 }
 
-// assigns writes NAME[I]+=V as NAME[I]="${NAME[I]-}"V, and MAP+=([K]=V …) as MAP[K]=V … .
-func assigns(list []*syntax.Assign, maps map[string]bool) []*syntax.Assign {
-	var out []*syntax.Assign
-	for _, a := range list {
-		switch {
-		case !a.Append || a.Name == nil:
-		case a.Index != nil:
-			old := &syntax.ParamExp{Param: a.Name, Index: a.Index, Exp: &syntax.Expansion{Op: syntax.DefaultUnset}}
-			value := &syntax.Word{Parts: []syntax.WordPart{&syntax.DblQuoted{Parts: []syntax.WordPart{old}}}}
-			if a.Value != nil {
-				value.Parts = append(value.Parts, a.Value.Parts...)
-			}
-			a.Append, a.Value = false, value
-		case a.Array != nil && maps[a.Name.Value]:
-			for _, e := range a.Array.Elems {
-				out = append(out, &syntax.Assign{Name: a.Name, Index: e.Index, Value: e.Value})
-			}
-			continue
-		}
-		out = append(out, a)
-	}
-	return out
-}
-
 // template parses what is written in Go as text rather than as a tree.
 func template(src string) *syntax.Stmt {
 	file, err := syntax.NewParser().Parse(strings.NewReader(src), "")
@@ -122,7 +95,7 @@ func templateWord(src string) *syntax.Word {
 var refused = map[string]bool{"BASH_LINENO": true, "BASH_ARGC": true, "BASH_ARGV": true, "BASH_EXECUTION_STRING": true, "SHELLOPTS": true, "BASHOPTS": true}
 
 // parts mends parts of a word.
-func parts(parts []syntax.WordPart, maps map[string]bool) {
+func parts(parts []syntax.WordPart) {
 	for i, p := range parts {
 		switch p := p.(type) {
 		case *syntax.ProcSubst:
@@ -133,11 +106,6 @@ func parts(parts []syntax.WordPart, maps map[string]bool) {
 			}
 			if refused[p.Param.Value] {
 				parts[i] = templateWord("${_wasm_shell:?" + p.Param.Value + " is not supported in the wasm shell}").Parts[0]
-				break
-			}
-			if index, ok := p.Index.(*syntax.Word); p.Length && ok && maps[p.Param.Value] && (index.Lit() == "@" || index.Lit() == "*") {
-				// The interpreter takes it for 1.
-				parts[i] = templateWord(`$(set -- "${` + p.Param.Value + `[@]}"; echo $#)`).Parts[0]
 			}
 		}
 	}

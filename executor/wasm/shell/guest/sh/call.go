@@ -476,8 +476,9 @@ func readUntil(in io.Reader, delim byte, limit int, exact, raw bool) (line strin
 // interpreter decides.
 func (r *runner) declared(name string) bool {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.funcs[name]
+	is := r.funcs[name]
+	r.mu.Unlock() // not deferred: each command asks
+	return is
 }
 
 func (r *runner) hide(name string) (was bool) {

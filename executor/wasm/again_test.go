@@ -23,6 +23,7 @@ func TestAgain(t *testing.T) {
 		"SECRET=verysecret; export SECRET; cd /tmp; echo $SECRET >f; set -x; alias ls=false; f() { :; }; trap 'echo trapped' EXIT",
 		"sleep 1000 & exit 0",
 		"exec 3>/tmp/open; exit 3",
+		"exec 3>/tmp/open 4</tmp/open 5>&1 >/tmp/out; (exec 6>/tmp/sub; echo x >&3); exec {fd}>/tmp/named; set -C",
 		"s=xxxxxxxxxxxxxxxx; i=0; while [ $i -lt 16 ]; do s=$s$s; i=$((i+1)); done; echo ${#s}",
 		"yes | head -n 1000 | wc -l",
 		"i=0; while :; do i=$((i+1)); echo $i; done",

@@ -28,6 +28,8 @@ import (
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/experimental"
+	experimentalsys "github.com/tetratelabs/wazero/experimental/sys"
+	"github.com/tetratelabs/wazero/experimental/sysfs"
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 	"github.com/tetratelabs/wazero/sys"
 	"golang.org/x/sys/unix"
@@ -52,7 +54,12 @@ var engine = sync.OnceValues(func() (*machine, error) {
 		return nil, err
 	}
 	m := &machine{r: wazero.NewRuntime(ctx)}
-	wasi_snapshot_preview1.MustInstantiate(ctx, m.r)
+	wasi := m.r.NewHostModuleBuilder(wasi_snapshot_preview1.ModuleName)
+	wasi_snapshot_preview1.NewFunctionExporter().ExportFunctions(wasi)
+	wasi.NewFunctionBuilder().WithFunc(exit).Export("proc_exit")
+	if _, err := wasi.Instantiate(ctx); err != nil {
+		return nil, err
+	}
 	host := m.r.NewHostModuleBuilder("sandboxd")
 	host.NewFunctionBuilder().WithFunc(chmod).Export("chmod")
 	host.NewFunctionBuilder().WithFunc(mode).Export("mode")
@@ -76,6 +83,46 @@ type machine struct {
 type world struct {
 	root string
 	task []string // argc, arguments, environment
+	open []string // files that the module opened and has not closed
+	left []string // those of them that were open as it ended
+}
+
+// exit is proc_exit, which closes all.
+func exit(ctx context.Context, m api.Module, code uint32) {
+	w := ctx.Value(worldKey{}).(*world)
+	w.left = slices.Clone(w.open)
+	_ = m.CloseWithExitCode(ctx, code)
+	panic(sys.NewExitError(code))
+}
+
+// counted notes in a world what is open.
+type counted struct {
+	experimentalsys.FS
+	w *world
+}
+
+func (c counted) OpenFile(name string, flag experimentalsys.Oflag, perm fs.FileMode) (experimentalsys.File, experimentalsys.Errno) {
+	f, e := c.FS.OpenFile(name, flag, perm)
+	if e != 0 {
+		return f, e
+	}
+	if dir, _ := f.IsDir(); dir {
+		return f, e
+	}
+	c.w.open = append(c.w.open, name)
+	return countedFile{f, c.w, name}, e
+}
+
+type countedFile struct {
+	experimentalsys.File
+	w    *world
+	name string
+}
+
+func (c countedFile) Close() experimentalsys.Errno {
+	i := slices.Index(c.w.open, c.name)
+	c.w.open = slices.Delete(c.w.open, i, i+1)
+	return c.File.Close()
 }
 
 type worldKey struct{}
@@ -130,6 +177,12 @@ func taskRead(ctx context.Context, m api.Module, p uint32) {
 // inWasm runs args in the module, with root for / and root/build to work in.
 func inWasm(t testing.TB, root string, args []string) outcome {
 	t.Helper()
+	out, _ := inWorld(t, root, args)
+	return out
+}
+
+func inWorld(t testing.TB, root string, args []string) (outcome, *world) {
+	t.Helper()
 	m, err := engine()
 	if err != nil {
 		t.Fatal(err)
@@ -139,7 +192,7 @@ func inWasm(t testing.TB, root string, args []string) outcome {
 	ctx := context.WithValue(context.Background(), worldKey{}, w)
 	var stdout, stderr bytes.Buffer
 	config := wazero.NewModuleConfig().WithName("").WithArgs("sh").WithStdout(&stdout).WithStderr(&stderr).
-		WithFSConfig(wazero.NewFSConfig().WithDirMount(root, "/")).
+		WithFSConfig(wazero.NewFSConfig().(sysfs.FSConfig).WithSysFSMount(counted{sysfs.DirFS(root), w}, "/")).
 		WithSysWalltime().WithSysNanotime().WithSysNanosleep()
 	inst, err := m.r.InstantiateModule(ctx, m.code, config)
 	status := 0
@@ -151,7 +204,40 @@ func inWasm(t testing.TB, root string, args []string) outcome {
 	if inst != nil {
 		inst.Close(ctx)
 	}
-	return outcome{status, stdout.String(), stderr.String(), tree(t, root)}
+	return outcome{status, stdout.String(), stderr.String(), tree(t, root)}, w
+}
+
+// TestNothingStaysOpen at the end of a shell: an instance with open files is not used again.
+func TestNothingStaysOpen(t *testing.T) {
+	for _, script := range []string{
+		"exec 3>f; echo x >&3",
+		"exec 3>f; exit 3",
+		"exec 3>f 4>&3 5<f; exec 4>&-",
+		"exec 3>f; exec 3>g; exec 3>>h; exec 3>&-; exec 3<h",
+		"exec >f 2>&1 </dev/null; echo x; exec <f",
+		"exec 6>&1 >f; exec 1>&6 6>&-; exec 7>&1",
+		"exec {a}>f {b}<f; : {c}>g; exec {a}>&-",
+		"exec 3<>f; (exec 4>&3 5>g; exit 2); x=$(exec 6>&3 7<f; echo y); echo z | { exec 8>h; cat >&3; } | cat",
+		"exec 3>f; { exec 4>g; exec 3>h; } 3>i; f() { exec 5>j; }; f 5>k",
+		"exec 3>f; (echo x >&3; exec 4>g) & wait",
+		"exec 3>f; sh -c 'exec 4>g; echo x >&3; exec 3>&-'; sh -c 'exec 4>g; exit 1'; sh -c 'exec true 3>&-'",
+		"exec 3<<<text 4<<E\nlines\nE\nread x <&3",
+		"exec 3>f 4<nothing",
+		"exec 3>f 4>&3-; : 5>&4-; exec 3>&7",
+		"set -e; exec 3>f; false",
+		"set -u; exec 3>f; { echo $nothing; } 4>g",
+		"exec 3>f; trap 'exec 4>g; echo x >&3' EXIT; exit 1",
+		"exec 3>f; f() { f; }; f 4>&3",
+		"exec 3>f; exec true",
+		"exec 3>f; exec sh -c 'exec 4>g'",
+		"while read x <&3; do exec 4>g; break; done 3<<<x; for i in 1 2; do continue; done 5>h; g() { return 3; } 6>i; g",
+		"exec 3>f; timeout 0.1 sh -c 'exec 4>g; sleep 5'; :",
+		"exec 3>f; yes | head -n 1 >&3; while :; do echo x; done 4>g | head -n 1",
+	} {
+		if out, w := inWorld(t, newRoot(t), []string{"sh", "-c", script}); len(w.left) > 0 {
+			t.Errorf("%s: %v stay open: %+v", script, w.left, out)
+		}
+	}
 }
 
 // TestArgumentsOfWASI: a host that describes no task gives arguments and environment as

@@ -59,6 +59,10 @@ func (r *runner) intercept(ctx context.Context, args []string) ([]string, error)
 		return cd(ctx, args), nil
 	case "read":
 		return r.read(ctx, args)
+	case "mapfile", "readarray":
+		if rest, u := takeOption(args, "dnsOcC", 'u'); u != "" {
+			return readFrom(ctx, rest, u), nil
+		}
 	case "export", "readonly", "declare", "typeset", "local":
 		// As a keyword the interpreter takes them only where they are first of all.
 		for i, a := range args {
@@ -245,7 +249,7 @@ func (r *runner) substitutionFile(ctx context.Context) string {
 }
 
 // mended are builtins of the interpreter whose arguments intercept changes.
-var mended = map[string]bool{"trap": true, "set": true, "cd": true, "read": true, "type": true, "export": true, "readonly": true, "declare": true, "typeset": true, "local": true}
+var mended = map[string]bool{"trap": true, "set": true, "cd": true, "read": true, "mapfile": true, "readarray": true, "type": true, "export": true, "readonly": true, "declare": true, "typeset": true, "local": true}
 
 // each is the command for each of several names, or none. It fails if one does.
 func each(command, names []string) []string {
@@ -378,8 +382,56 @@ func cd(ctx context.Context, args []string) []string {
 	return append([]string{"cd"}, names...)
 }
 
-// read is the builtin with the options that the interpreter's lacks: -d, -n, -N, -u 0
-// and -t, which never comes to its end here since input never pauses for good.
+// takeOption takes an option with a value out of a command's arguments. The letters in valued are those of others
+// that have a value.
+func takeOption(args []string, valued string, name byte) (rest []string, value string) {
+	rest = args[:1:1]
+	for i := 1; i < len(args); i++ {
+		a := args[i]
+		if len(a) < 2 || a[0] != '-' || a == "--" {
+			return append(rest, args[i:]...), value
+		}
+		at := strings.IndexAny(a[1:], valued+string(name)) + 1
+		if at == 0 {
+			rest = append(rest, a)
+			continue
+		}
+		v := a[at+1:]
+		next := v == "" && i+1 < len(args)
+		if next {
+			i++
+			v = args[i]
+		}
+		switch {
+		case a[at] == name:
+			value = v
+			if a = a[:at]; a != "-" {
+				rest = append(rest, a)
+			}
+		case next:
+			rest = append(rest, a, v)
+		default:
+			rest = append(rest, a)
+		}
+	}
+	return rest, value
+}
+
+// readFrom is a builtin that reads from the descriptor u.
+func readFrom(ctx context.Context, args []string, u string) []string {
+	if strings.Trim(u, "0123456789") != "" {
+		return fail(ctx, 1, "%s: %s: invalid file descriptor specification", args[0], u)
+	}
+	var b strings.Builder
+	b.WriteString("builtin")
+	for _, a := range args {
+		b.WriteString(" " + quote(a))
+	}
+	return []string{"eval", b.String() + " <&" + u}
+}
+
+// read is the builtin with the options that the interpreter's lacks: -d, -n, -N and -u.
+// There is no -t.
 func (r *runner) read(ctx context.Context, args []string) ([]string, error) {
 	hc := interp.HandlerCtx(ctx)
 	c := &tool.Call{Args: args, Stderr: hc.Stderr}
@@ -387,8 +439,11 @@ func (r *runner) read(ctx context.Context, args []string) ([]string, error) {
 	if !ok {
 		return []string{"eval", "(exit 2)"}, nil
 	}
-	if u, given := f.Get("u"); given && u != "0" || f.Has("t") {
-		return fail(ctx, 2, "read: -t, and -u other than 0, are not supported in the wasm shell"), nil
+	if f.Has("t") {
+		return fail(ctx, 2, "read: -t is not supported in the wasm shell"), nil
+	}
+	if rest, u := takeOption(args, "apdnNt", 'u'); u != "" {
+		return readFrom(ctx, rest, u), nil
 	}
 	if !f.Has("d", "n", "N") {
 		return args, nil

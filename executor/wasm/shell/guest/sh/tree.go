@@ -21,10 +21,6 @@ func (r *runner) adapt(file *syntax.File) {
 	looped := map[*syntax.DeclClause]bool{}
 	syntax.Walk(file, func(n syntax.Node) bool {
 		switch n := n.(type) {
-		case *syntax.Redirect:
-			if n.Op == syntax.RdrClob {
-				n.Op = syntax.RdrOut // noclobber cannot be set
-			}
 		case *syntax.WhileClause, *syntax.ForClause:
 			syntax.Walk(n, func(in syntax.Node) bool {
 				if d, ok := in.(*syntax.DeclClause); ok {

@@ -444,6 +444,18 @@ func compare(t *testing.T, who string, want, got outcome) {
 	}
 }
 
+// TestDevicesForInput: /dev/stdin is what was redirected from. The interpreter natively puts a pipe between.
+func TestDevicesForInput(t *testing.T) {
+	if _, err := exec.LookPath("bash"); err != nil {
+		testutil.Require(t, false, "there is no bash to compare with")
+	}
+	s := `for o in c p f e r; do
+		test -$o /dev/stdin && echo $o; test -$o /dev/stdin </dev/null && echo $o null; test -$o /dev/fd/0 </dev/zero && echo $o zero
+		echo | if test -$o /dev/stdin </dev/null; then echo $o inner; fi
+	done; stat -L -c %F /dev/stdin </dev/null; cp /dev/stdin f </dev/null; ls -l f | cut -c1-10; (test -c /dev/stdin && stat -L -c %F /dev/stdin)`
+	compare(t, "bash", inBash(t, newRoot(t), s), inWasm(t, newRoot(t), []string{"sh", "-c", s}))
+}
+
 // TestRecursionWithoutEnd: it ends the shell as bash does that is told of a bound (FUNCNEST), and not the host by
 // its own.
 func TestRecursionWithoutEnd(t *testing.T) {

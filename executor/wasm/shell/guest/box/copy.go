@@ -405,12 +405,17 @@ func (k *copier) copyData(src, dst string, from fs.FileInfo, exists bool) {
 	if k.buf == nil {
 		k.buf = make([]byte, 32<<10)
 	}
-	_, err = io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, k.buf)
+	to := &writing{w: w}
+	_, err = io.CopyBuffer(to, struct{ io.Reader }{r}, k.buf)
 	if e := w.Close(); err == nil {
-		err = e
+		err, to.err = e, e
 	}
-	if err != nil {
-		k.failf("error copying '%s' to '%s': %s", src, dst, tool.Text(err))
+	switch {
+	case to.err != nil:
+		k.failf("error writing '%s': %s", dst, tool.Text(to.err))
+		return
+	case err != nil:
+		k.failf("error reading '%s': %s", src, tool.Text(err))
 		return
 	}
 	k.said(src, dst)
@@ -420,6 +425,18 @@ func (k *copier) copyData(src, dst string, from fs.FileInfo, exists bool) {
 		}
 	}
 	k.keepTimes(dst, from)
+}
+
+// writing keeps the error of a writer, to tell it from one of the reader.
+type writing struct {
+	w   io.Writer
+	err error
+}
+
+func (w *writing) Write(b []byte) (int, error) {
+	n, err := w.w.Write(b)
+	w.err = err
+	return n, err
 }
 
 func (k *copier) keepTimes(dst string, from fs.FileInfo) {

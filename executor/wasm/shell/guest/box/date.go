@@ -104,8 +104,24 @@ func parseDate(s string, now time.Time, loc *time.Location) (time.Time, error) {
 			return t, nil
 		}
 	}
+	// The name of the zone may be anywhere behind the date.
+	for i, w := range words {
+		if i == 0 || !universal[strings.ToUpper(w)] {
+			continue
+		}
+		t, err := parseDate(strings.Join(words[:i], " "), now, time.UTC)
+		if err == nil {
+			t, err = shift(t, words[i+1:])
+		}
+		if err != nil { // as in Jan 1 00:00 UTC 2020
+			t, err = parseDate(strings.Join(slices.Delete(words, i, i+1), " "), now, time.UTC)
+		}
+		return t.In(loc), err
+	}
 	return time.Time{}, errDate
 }
+
+var universal = map[string]bool{"UTC": true, "GMT": true, "UT": true, "Z": true}
 
 func parseBase(s string, now time.Time, loc *time.Location) (time.Time, error) {
 	now = now.In(loc)

@@ -273,6 +273,9 @@ func touch(_ context.Context, c *tool.Call) int {
 			}
 			w.Close()
 		}
+		if fi, err := c.Stat(n); err == nil && fi.Mode()&(fs.ModeDevice|fs.ModeNamedPipe) != 0 {
+			continue // the time of a device is nobody's
+		}
 		if err := os.Chtimes(c.Path(n), atime, mtime); err != nil {
 			status = c.Fail("setting times of '%s': %s", n, tool.Text(err))
 		}

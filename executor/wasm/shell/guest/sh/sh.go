@@ -257,13 +257,16 @@ func (s *Shell) run(ctx context.Context, c *tool.Call, script io.Reader, name st
 	}
 	r := &runner{shell: s, ctx: ctx, call: c, funcs: map[string]bool{}}
 	run, err := interp.New(
-		interp.Env(expand.ListEnviron(c.Env...)),
+		interp.Env(expand.ListEnviron(deeper(c.Env)...)),
 		interp.Dir(c.Dir),
 		interp.StdIO(c.Stdin, c.Stdout, c.Stderr),
 		interp.CallHandler(r.intercept),
 		interp.ExecHandlers(func(interp.ExecHandlerFunc) interp.ExecHandlerFunc { return r.exec }),
 		interp.OpenHandler(r.open),
-		interp.StatHandler(func(_ context.Context, p string, follow bool) (fs.FileInfo, error) {
+		interp.StatHandler(func(ctx context.Context, p string, follow bool) (fs.FileInfo, error) {
+			if fi := statStream(ctx, p); fi != nil {
+				return tool.Bare(fi), nil
+			}
 			fi, err := stat(p, follow)
 			if err != nil {
 				return nil, err
@@ -293,6 +296,12 @@ func (s *Shell) run(ctx context.Context, c *tool.Call, script io.Reader, name st
 		os.Remove(f)
 	}
 	return status
+}
+
+// statStream is tool.StatStream of the streams of a command.
+func statStream(ctx context.Context, name string) fs.FileInfo {
+	hc := interp.HandlerCtx(ctx)
+	return tool.StatStream(name, hc.Stdin, hc.Stdout, hc.Stderr)
 }
 
 func stat(name string, follow bool) (fs.FileInfo, error) {
@@ -360,6 +369,7 @@ func (r *runner) exec(ctx context.Context, args []string) error {
 		}
 		return exitStatus(code)
 	}
+	c.Env = r.environment(c, hc.Env)
 	return exitStatus(r.shell.Exec(ctx, c))
 }
 
@@ -387,6 +397,45 @@ func exitStatus(code int) error {
 		return nil
 	}
 	return interp.ExitStatus(code)
+}
+
+// environment is that of a command: what is exported, and what bash exports of itself.
+func (r *runner) environment(c *tool.Call, vars expand.Environ) []string {
+	env := c.Env
+	set := func(name, value string) {
+		i := slices.IndexFunc(env, func(v string) bool { return strings.HasPrefix(v, name+"=") })
+		if i < 0 {
+			env = append(env, name+"="+value)
+			return
+		}
+		env[i] = name + "=" + value
+	}
+	for _, name := range []string{"PWD", "OLDPWD"} {
+		if v := vars.Get(name); v.IsSet() && v.Kind == expand.String {
+			set(name, v.String())
+		}
+	}
+	file := c.Args[0]
+	if !strings.Contains(file, "/") {
+		if file = r.shell.lookPath(c, c.Args[0]); file == "" {
+			file = "/usr/bin/" + c.Args[0]
+		}
+	}
+	set("_", file)
+	return env
+}
+
+// deeper counts a shell in SHLVL, as each does when it starts.
+func deeper(env []string) []string {
+	n := 0
+	env = slices.DeleteFunc(slices.Clone(env), func(v string) bool {
+		value, is := strings.CutPrefix(v, "SHLVL=")
+		if is {
+			n, _ = strconv.Atoi(value)
+		}
+		return is
+	})
+	return append(env, fmt.Sprintf("SHLVL=%d", max(n, 0)+1))
 }
 
 func environ(env expand.Environ) []string {
@@ -426,7 +475,13 @@ func (r *runner) open(ctx context.Context, name string, flag int, perm fs.FileMo
 	return f, nil
 }
 
-func access(_ context.Context, p string, mode interp.AccessMode) error {
+func access(ctx context.Context, p string, mode interp.AccessMode) error {
+	if fi := statStream(ctx, p); fi != nil {
+		if mode&interp.AccessExec != 0 && fi.Mode()&0o111 == 0 {
+			return fs.ErrPermission
+		}
+		return nil
+	}
 	fi, err := tool.Stat(p)
 	if err != nil {
 		return err

@@ -1,7 +1,6 @@
 package tool
 
 import (
-	"crypto/rand"
 	"errors"
 	"io"
 	"io/fs"
@@ -9,7 +8,6 @@ import (
 	"path"
 	"strings"
 	"syscall"
-	"time"
 )
 
 // File is an open file or one of the devices that the guest makes up.
@@ -127,6 +125,11 @@ func below(stream any) any {
 			stream = s.w
 		case interface{ Unwrap() io.Reader }: // the interpreter's
 			stream = s.Unwrap()
+		case device:
+			if s.stream == nil {
+				return stream
+			}
+			stream = s.stream
 		default:
 			return stream
 		}
@@ -160,6 +163,7 @@ func (c *Call) Each(names []string, bad int, fn func(name string, r io.Reader) e
 			r.Close()
 		}
 		if err != nil {
+			c.Out.Flush()
 			c.Errorf("%s: %s", n, Text(err))
 			status = bad
 		}
@@ -170,21 +174,8 @@ func (c *Call) Each(names []string, bad int, fn func(name string, r io.Reader) e
 // OpenFile opens as the shell and the tools do: relative to dir, with the umask,
 // and with the devices of /dev that need no kernel.
 func OpenFile(dir, name string, flag int, perm fs.FileMode, p *Process, in io.Reader, out, errw io.Writer) (File, error) {
-	switch path.Clean(name) {
-	case "/dev/null":
-		return device{strings.NewReader(""), io.Discard}, nil
-	case "/dev/zero":
-		return device{zeros{}, io.Discard}, nil
-	case "/dev/full":
-		return device{zeros{}, full{}}, nil
-	case "/dev/random", "/dev/urandom":
-		return device{rand.Reader, io.Discard}, nil
-	case "/dev/stdin", "/dev/fd/0":
-		return device{in, full{}}, nil
-	case "/dev/stdout", "/dev/fd/1":
-		return device{strings.NewReader(""), out}, nil
-	case "/dev/stderr", "/dev/fd/2":
-		return device{strings.NewReader(""), errw}, nil
+	if d, ok := openDevice(name, in, out, errw); ok {
+		return d, nil
 	}
 	if name == "" {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: syscall.ENOENT}
@@ -218,24 +209,6 @@ func OpenFile(dir, name string, flag int, perm fs.FileMode, p *Process, in io.Re
 	return f, nil
 }
 
-type device struct {
-	io.Reader
-	io.Writer
-}
-
-func (device) Close() error { return nil }
-
-type zeros struct{}
-
-func (zeros) Read(p []byte) (int, error) {
-	clear(p)
-	return len(p), nil
-}
-
-type full struct{}
-
-func (full) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
-
 // Mkdir makes a directory with perm less the umask.
 func (c *Call) Mkdir(name string, perm fs.FileMode) error {
 	full := strings.TrimRight(c.Path(name), "/")
@@ -247,10 +220,20 @@ func (c *Call) Mkdir(name string, perm fs.FileMode) error {
 }
 
 // Stat follows symbolic links. See [Lstat].
-func (c *Call) Stat(name string) (fs.FileInfo, error) { return Stat(c.Path(name)) }
+func (c *Call) Stat(name string) (fs.FileInfo, error) {
+	if fi := StatStream(name, c.Stdin, c.Stdout, c.Stderr); fi != nil {
+		return fi, nil
+	}
+	return Stat(c.Path(name))
+}
 
 // Lstat does not follow the last symbolic link.
-func (c *Call) Lstat(name string) (fs.FileInfo, error) { return Lstat(c.Path(name)) }
+func (c *Call) Lstat(name string) (fs.FileInfo, error) {
+	if fi := StatStream(name, c.Stdin, c.Stdout, c.Stderr); fi != nil {
+		return fi, nil
+	}
+	return Lstat(c.Path(name))
+}
 
 // Stat is os.Stat with the modes that [Chmod] set and the devices of [OpenFile].
 func Stat(name string) (fs.FileInfo, error) {
@@ -275,23 +258,6 @@ func Lstat(name string) (fs.FileInfo, error) {
 	}
 	return withMode(name, false, fi)
 }
-
-type deviceInfo string
-
-func statDevice(name string) fs.FileInfo {
-	switch n := path.Clean(name); n {
-	case "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom":
-		return deviceInfo(path.Base(n))
-	}
-	return nil
-}
-
-func (d deviceInfo) Name() string     { return string(d) }
-func (deviceInfo) Size() int64        { return 0 }
-func (deviceInfo) Mode() fs.FileMode  { return fs.ModeDevice | fs.ModeCharDevice | 0o666 }
-func (deviceInfo) ModTime() time.Time { return time.Unix(0, 0) }
-func (deviceInfo) IsDir() bool        { return false }
-func (deviceInfo) Sys() any           { return nil }
 
 // SameFile is os.SameFile for what [Stat] and [Lstat] return.
 func SameFile(a, b fs.FileInfo) bool { return os.SameFile(bare(a), bare(b)) }

@@ -44,7 +44,7 @@ type tarrer struct {
 
 const tarLong = "create=c extract=x get=x list=t append=r update=u file:=f gzip=z gunzip=z ungzip=z bzip2=j xz=J zstd verbose=v directory:=C preserve-permissions=p " +
 	"same-permissions=p exclude: exclude-from:=X strip-components: to-stdout=O owner: group: numeric-owner mtime: sort: files-from:=T null no-recursion dereference=h " +
-	"keep-old-files=k skip-old-files overwrite touch=m absolute-names=P format: no-same-owner=o no-same-permissions auto-compress=a wildcards mode: exclude-vcs transform: xform: " +
+	"keep-old-files=k skip-old-files overwrite touch=m absolute-names=P format:=H no-same-owner=o no-same-permissions auto-compress=a wildcards mode: exclude-vcs transform: xform: " +
 	"hard-dereference one-file-system posix use-compress-program:=I warning: force-local"
 
 func tarTool(_ context.Context, c *tool.Call) int {
@@ -54,7 +54,7 @@ func tarTool(_ context.Context, c *tool.Call) int {
 		rest := c.Args[2:]
 		for _, l := range c.Args[1] {
 			args = append(args, "-"+string(l))
-			if strings.ContainsRune("fCXTbI", l) {
+			if strings.ContainsRune("fCXTbIH", l) {
 				if len(rest) == 0 {
 					return c.Usage(2, "Old option '%c' requires an argument.", l)
 				}
@@ -65,7 +65,7 @@ func tarTool(_ context.Context, c *tool.Call) int {
 		c.Args = append(args, rest...)
 	}
 	// -C counts for the names that follow it.
-	f, names, status, ok := c.Parse(tool.Options{Short: "cxtruf:zjJvC:pX:OT:hkmPaoWI:b:", Long: tarLong, Status: 64})
+	f, names, status, ok := c.Parse(tool.Options{Short: "cxtruf:zjJvC:pX:OT:hkmPaoWI:b:H:", Long: tarLong, Status: 64})
 	if !ok {
 		return status
 	}
@@ -171,7 +171,7 @@ func (t *tarrer) options() error {
 			if x.Value != "name" && x.Value != "none" {
 				err = fmt.Errorf("the sort order '%s' is not available in the wasm shell", x.Value)
 			}
-		case "format":
+		case "H":
 			if x.Value != "gnu" && x.Value != "ustar" && x.Value != "posix" && x.Value != "pax" {
 				err = fmt.Errorf("the format '%s' is not available in the wasm shell", x.Value)
 			}
@@ -251,7 +251,11 @@ func (t *tarrer) create(names []string) error {
 		return fmt.Errorf("%s: only gzip is written in the wasm shell", file)
 	}
 	n := &counter{w: w}
-	tw := tar.NewWriter(n)
+	format, _ := t.f.Get("H")
+	tw := &tarWriter{w: n, ustar: format == "ustar", root: "root"}
+	if t.f.Has("numeric-owner") {
+		tw.root = ""
+	}
 	for _, name := range names {
 		t.add(tw, name, file)
 	}
@@ -277,7 +281,7 @@ func (c *counter) Write(p []byte) (int, error) {
 }
 
 // add puts a file, and what is below it, into the archive.
-func (t *tarrer) add(w *tar.Writer, name, archive string) {
+func (t *tarrer) add(w *tarWriter, name, archive string) {
 	full := tool.Abs(t.dir, name)
 	get := tool.Lstat
 	if t.f.Has("h") {
@@ -310,9 +314,9 @@ func (t *tarrer) add(w *tar.Writer, name, archive string) {
 	}
 }
 
-func (t *tarrer) entry(w *tar.Writer, name, full string, fi fs.FileInfo, archive string) error {
+func (t *tarrer) entry(w *tarWriter, name, full string, fi fs.FileInfo, archive string) error {
 	id := identity(fi)
-	h := &tar.Header{Name: t.member(name), Mode: int64(tool.Bits(fi.Mode())), ModTime: fi.ModTime().Truncate(time.Second), Uid: id.uid, Gid: id.gid, Uname: id.owner, Gname: id.group, Format: tar.FormatGNU}
+	h := &tar.Header{Name: t.member(name), Mode: int64(tool.Bits(fi.Mode())), ModTime: fi.ModTime().Truncate(time.Second), Uid: id.uid, Gid: id.gid, Uname: id.owner, Gname: id.group}
 	if t.f.Has("numeric-owner") {
 		h.Uname, h.Gname = "", ""
 	}

@@ -93,35 +93,10 @@ func visible(b byte) string {
 
 // count reads the N of head and tail, with the units of GNU.
 func count(s string) (n int64, ok bool) {
-	digits := strings.TrimRight(s, "bkKMGTPEiB")
-	unit := int64(1)
-	switch strings.TrimSuffix(s[len(digits):], "iB") {
-	case "":
-		if s != digits {
-			return 0, false
-		}
-	case "b":
-		unit = 512
-	case "k", "K":
-		unit = 1 << 10
-	case "M":
-		unit = 1 << 20
-	case "G":
-		unit = 1 << 30
-	case "kB", "KB":
-		unit = 1000
-	case "MB":
-		unit = 1000 * 1000
-	case "GB":
-		unit = 1000 * 1000 * 1000
-	default:
+	if strings.HasSuffix(s, "c") || strings.HasSuffix(s, "w") {
 		return 0, false
 	}
-	v, err := strconv.ParseUint(digits, 10, 63)
-	if err != nil || v > (1<<62)/uint64(unit) {
-		return 0, false
-	}
-	return int64(v) * unit, true
+	return parseSize(s)
 }
 
 // obsolete turns the options -NUM of head and tail into -n NUM.

@@ -263,12 +263,32 @@ func tee(_ context.Context, c *tool.Call) int {
 			continue
 		}
 		defer w.Close()
-		to = append(to, w)
+		to = append(to, &teed{c, n, w, &status, false})
 	}
 	if _, err := io.Copy(io.MultiWriter(to...), c.Stdin); err != nil {
 		return c.Fail("%s", tool.Text(err))
 	}
 	return status
+}
+
+// teed is a file of tee. One that cannot be written to is left out from then on.
+type teed struct {
+	c      *tool.Call
+	name   string
+	w      io.Writer
+	status *int
+	failed bool
+}
+
+func (t *teed) Write(b []byte) (int, error) {
+	if t.failed {
+		return len(b), nil
+	}
+	if _, err := t.w.Write(b); err != nil {
+		t.failed = true
+		*t.status = t.c.Fail("%s: %s", t.name, tool.Text(err))
+	}
+	return len(b), nil
 }
 
 func wc(_ context.Context, c *tool.Call) int {

@@ -63,13 +63,10 @@ func TestCodeIsOurs(t *testing.T) {
 func TestCodeStaysOurs(t *testing.T) {
 	e := openShell(t, Config{Module: []byte(nothing), CodeDir: filepath.Join(t.TempDir(), "code")})
 	run(t, e, uncached("x"))
-	spin := func() {
-		s := <-e.seats
-		s.worker.kill()
-		e.seats <- s
-	}
 	must(t, os.Chmod(e.cfg.code, 0o777))
-	spin()
+	s := <-e.seats
+	s.worker.kill()
+	e.seats <- s
 	if out, err := e.Execute(t.Context(), uncached("x")); executor.KindOf(err) != executor.Unavailable || !strings.Contains(err.Error(), e.cfg.code+" has mode") {
 		t.Errorf("%+v, %v", out, err)
 	}

@@ -54,7 +54,7 @@ const begins = 2
 
 // startWorker returns a worker that has loaded the module. Closing stop ends it meanwhile.
 func startWorker(cfg *Config, stop <-chan struct{}) (w *worker, err error) {
-	for n := range begins {
+	for range begins {
 		if w, err = tryWorker(cfg, stop); !errors.Is(err, errNotBegun) {
 			return w, err
 		}
@@ -63,11 +63,8 @@ func startWorker(cfg *Config, stop <-chan struct{}) (w *worker, err error) {
 			return nil, err
 		default:
 		}
-		if n+1 == begins {
-			err = fmt.Errorf("%w (%d were started)", err, begins)
-		}
 	}
-	return nil, err
+	return nil, fmt.Errorf("%w (%d were started)", err, begins)
 }
 
 // tryWorker is startWorker, once.

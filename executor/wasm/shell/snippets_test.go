@@ -502,9 +502,7 @@ func TestRecursionWithoutEnd(t *testing.T) {
 
 // TestElementsCostTheSame however many an array has: it is not copied for each that is set.
 func TestElementsCostTheSame(t *testing.T) {
-	if !patched {
-		t.Skip("the interpreter is not that of the module")
-	}
+	testutil.Require(t, patched, "the interpreter is not that of the module: see build.sh --modfile")
 	for _, body := range []string{"a[i]=x", "a+=(x)", "m[k$i]=x", "m+=([k$i]=x)", "a[${#a[@]}]=x", "m[${#m[@]}]+=x", "((a[i]+=1))", `: "${a[i]:=x}"`} {
 		allocated := func(n int) uint64 {
 			var before, after runtime.MemStats

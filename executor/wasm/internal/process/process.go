@@ -64,7 +64,7 @@ type worker struct {
 	images  *os.File
 	world   bool   // of executor.wit, and no command
 	begin   uint64 // bytes of memory, that the module's instances begin with
-	ahead   bool   // of it an instance can be made before there is a task: it imports nothing but the world's
+	ahead   bool   // of it an instance can be made before there is a task: it imports nothing but the world's, and begins with no more than that may have
 	gc      collector
 	lacks   string // says which walls could not be raised
 }
@@ -288,6 +288,7 @@ func (w *worker) recognize(ctx context.Context) error {
 		return nil
 	}
 	w.begin = uint64(w.module.ExportedMemories()["memory"].Min()) << 16
+	w.ahead = w.ahead && w.begin <= beforeTask
 	return w.ping(ctx)
 }
 

@@ -87,13 +87,7 @@ func touch(_ context.Context, i *instance, m api.Module, a []uint64) uint32 {
 	if !ok {
 		return wasiErrno(sys.EFAULT)
 	}
-	fs, ok := i.fs.FS.(interface {
-		TouchLink(p string, mtime int64) sys.Errno
-	})
-	if !ok {
-		return wasiErrno(sys.ENOSYS)
-	}
-	return wasiErrno(fs.TouchLink(p, int64(t)))
+	return wasiErrno(i.fs.TouchLink(p, int64(t)))
 }
 
 // mode takes a path, its length and whether to follow a link, and returns the mode, with the type of a FIFO or a socket, or an errno of wasip1 times -1.

@@ -65,7 +65,7 @@ type instance struct {
 }
 
 // swap is a file system that is another once there is a task.
-type swap struct{ sys.FS }
+type swap struct{ *tree.FS }
 
 // fault is an error that lies in a field of the TaskSpec.
 type fault struct {
@@ -99,7 +99,7 @@ func (w *worker) task(ctx context.Context) error {
 		return err
 	}
 	defer i.close()
-	if w.ahead && w.begin <= beforeTask {
+	if w.ahead {
 		i.makeAhead()
 	}
 	if !w.waits {

@@ -152,8 +152,11 @@ func (w *worker) notBegun(cfg *Config, err error) error {
 	case errors.As(err, new(*ModuleError)):
 	case why == executor.CauseOOMKilled:
 		return &ModuleError{fmt.Sprintf("it takes more memory to be loaded than the %d MiB that there are for that (%s)", loading>>20, text)}
-	case errors.Is(err, errNotBegun) && text != "":
-		return fmt.Errorf("%w; %s", err, text)
+	case errors.Is(err, errNotBegun):
+		err = fmt.Errorf("%w; %s", err, w.stderr) // which is whole since it was reaped
+		if text != "" {
+			err = fmt.Errorf("%w; %s", err, text)
+		}
 	}
 	return err
 }
@@ -279,7 +282,7 @@ func (w *worker) load(cfg *Config) error {
 	case err != nil:
 		w.kill()
 		<-sent
-		return fmt.Errorf("%w: %w; %s", errNotBegun, err, w.stderr)
+		return begun(err)
 	case k == wire.KindFailed:
 		return &ModuleError{strings.ToValidUTF8(string(body), "?")}
 	case k != wire.KindReady || len(body) == 0:

@@ -63,7 +63,7 @@ func TestWorkerDiesBeforeItBegins(t *testing.T) {
 		t.Error(err)
 	}
 	e := openShell(t, Config{Module: []byte(nothing), program: []string{"/bin/sh", "-c", "echo crashed >&2; exit 9"}})
-	for range 2 {
+	for range 10 { // what each said is told, whether it is read before or after its death
 		if out, err := e.Execute(t.Context(), uncached("x")); executor.KindOf(err) != executor.Unavailable || !strings.Contains(err.Error(), "crashed") {
 			t.Errorf("where each dies: %+v, %v", out, err)
 		}

@@ -94,7 +94,7 @@ func (f *files) open(number int) (tree.Machine, error) {
 	if at == nil {
 		return nil, fs.ErrNotExist
 	}
-	m, root, err := machineAt(at)
+	m, root, err := machineAt(at, f.paths.Caller)
 	if err != nil {
 		return nil, err
 	}

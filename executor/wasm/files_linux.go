@@ -6,16 +6,19 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/internal/caller"
 	"github.com/sandboxd/sandboxd/executor/wasm/internal/tree"
 	"github.com/sandboxd/sandboxd/executor/wasm/internal/wire"
 )
 
-// machineAt is what f is, and the root to be closed after it: the one that was opened, whatever its name leads to by now.
-func machineAt(f *os.File) (tree.Machine, *os.Root, error) {
+// machineAt is what f is, for c, and the root to be closed after it: the one that was opened, whatever its name leads to by now.
+func machineAt(f *os.File, c executor.Caller) (tree.Machine, *os.Root, error) {
 	fi, err := f.Stat()
 	if err != nil {
 		return nil, nil, err
@@ -24,7 +27,45 @@ func machineAt(f *os.File) (tree.Machine, *os.Root, error) {
 		return single{f, fi}, nil, nil
 	}
 	r, err := os.OpenRoot(again(f))
-	return tree.Dir{Root: r}, r, err
+	d := tree.Dir{Root: r}
+	if c.UID != caller.Self().UID {
+		d.Refuse = refuseProc(fi)
+	}
+	return d, r, err
+}
+
+// refuseProc refuses, beneath a directory that is none of that, what is in a file system of the kind proc: see caller.ErrProc.
+func refuseProc(dir fs.FileInfo) func(fs.FileInfo) error {
+	device := func(fi fs.FileInfo) uint64 { return uint64(fi.Sys().(*syscall.Stat_t).Dev) }
+	proc := map[uint64]bool{device(dir): false}
+	return func(fi fs.FileInfo) (err error) {
+		at := device(fi)
+		is, known := proc[at]
+		if !known {
+			if is, err = isProc(at); err != nil {
+				return err
+			}
+			proc[at] = is
+		}
+		if is {
+			return &fs.PathError{Op: "look at", Path: fi.Name(), Err: unix.EACCES}
+		}
+		return nil
+	}
+}
+
+// isProc tells whether a device is that of a file system of the kind proc.
+func isProc(device uint64) (bool, error) {
+	b, err := os.ReadFile("/proc/thread-self/mountinfo")
+	number := fmt.Sprintf("%d:%d", unix.Major(device), unix.Minor(device))
+	for l := range strings.Lines(string(b)) {
+		at, what, _ := strings.Cut(l, " - ")
+		if f := strings.Fields(at); len(f) > 2 && f[2] == number {
+			kind, _, _ := strings.Cut(what, " ")
+			return kind == "proc", nil
+		}
+	}
+	return false, err
 }
 
 // again is a path to open f once more by.

@@ -1,6 +1,7 @@
 package caller
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -71,7 +72,7 @@ func become(c executor.Caller) error {
 }
 
 // OpenAs opens a path of c's with c's rights. Symbolic links are followed, those
-// of /proc are not: in the daemon they lead to what is the daemon's.
+// of /proc are not: in the daemon they lead to what is the daemon's. Nor is anything else there: see ErrProc.
 func OpenAs(c executor.Caller, path string, flags uint64) (f *os.File, err error) {
 	err = As(c, func() error {
 		fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS})
@@ -80,8 +81,22 @@ func OpenAs(c executor.Caller, path string, flags uint64) (f *os.File, err error
 		}
 		return err
 	})
-	return f, err
+	if err != nil || own(c) {
+		return f, err
+	}
+	var st unix.Statfs_t
+	if err = unix.Fstatfs(int(f.Fd()), &st); err == nil && st.Type == unix.PROC_SUPER_MAGIC {
+		err = ErrProc
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
+
+// ErrProc says that something is in a file system of the kind proc. Whoever looks there is who may see it, and all threads of this process
+// are this process, whatever their rights: its memory map, say, and what it has open, for other callers.
+var ErrProc = errors.New("it is of /proc, where it would show the executor and not you; copy what you need of it")
 
 func openDir(c executor.Caller, path string) (*os.File, error) {
 	return OpenAs(c, path, unix.O_RDONLY|unix.O_DIRECTORY)

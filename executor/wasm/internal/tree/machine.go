@@ -53,13 +53,18 @@ const maxInfos, eachInfo = 32 << 20, 128
 type Dir struct {
 	Root *os.Root
 	Name string
+	// Refuse, if it is not nil, returns an error for what is beneath Root and not to be looked at.
+	Refuse func(fs.FileInfo) error
 }
 
 // Lstat implements Machine.
-func (d Dir) Lstat(name string) (Info, error) { return lstat(d.Root, path.Join(d.Name, name)) }
+func (d Dir) Lstat(name string) (Info, error) { return d.lstat(d.Root, path.Join(d.Name, name)) }
 
-func lstat(r *os.Root, name string) (i Info, err error) {
+func (d Dir) lstat(r *os.Root, name string) (i Info, err error) {
 	fi, err := r.Lstat(name)
+	if err == nil {
+		err = d.refused(fi)
+	}
 	if err != nil {
 		return i, err
 	}
@@ -69,6 +74,13 @@ func lstat(r *os.Root, name string) (i Info, err error) {
 		i.Size = int64(len(i.Target))
 	}
 	return i, err
+}
+
+func (d Dir) refused(fi fs.FileInfo) error {
+	if d.Refuse == nil {
+		return nil
+	}
+	return d.Refuse(fi)
 }
 
 // List implements Machine.
@@ -82,7 +94,12 @@ func (d Dir) List(name string) (all []Info, err error) {
 	if err != nil {
 		return nil, err
 	}
-	names, err := h.Readdirnames(maxKnown)
+	var names []string
+	if fi, statErr := h.Stat(); statErr != nil {
+		err = statErr
+	} else if err = d.refused(fi); err == nil {
+		names, err = h.Readdirnames(maxKnown)
+	}
 	_ = h.Close()
 	if err != nil && len(names) == 0 && !isEOF(err) {
 		return nil, err
@@ -92,7 +109,7 @@ func (d Dir) List(name string) (all []Info, err error) {
 	for _, n := range names {
 		i := Info{Bare: true}
 		if told < maxInfos {
-			if known, err := lstat(sub, n); err == nil {
+			if known, err := d.lstat(sub, n); err == nil {
 				i = known
 			}
 		}
@@ -105,17 +122,23 @@ func (d Dir) List(name string) (all []Info, err error) {
 
 // Open implements Machine.
 func (d Dir) Open(name string) (*os.File, error) {
-	return Regular(d.Root.OpenFile(path.Join(d.Name, name), os.O_RDONLY|Nonblock, 0))
+	f, err := d.Root.OpenFile(path.Join(d.Name, name), os.O_RDONLY|Nonblock, 0)
+	return regular(f, err, d.refused)
 }
 
 // Regular passes on a file that was opened, if it is a regular one.
-func Regular(f *os.File, err error) (*os.File, error) {
+func Regular(f *os.File, err error) (*os.File, error) { return regular(f, err, Dir{}.refused) }
+
+func regular(f *os.File, err error, refused func(fs.FileInfo) error) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
 	fi, err := f.Stat()
 	if err == nil && !fi.Mode().IsRegular() {
 		err = &fs.PathError{Op: "open", Path: f.Name(), Err: fs.ErrInvalid}
+	}
+	if err == nil {
+		err = refused(fi)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())

@@ -270,8 +270,8 @@ func TestReadonly(t *testing.T) {
 	fill(t, dir, map[string]string{"in/f": "f", "in/d/g": "g", "work/w": "w"})
 	f := newTree(t, filepath.Join(dir, "work"), func(c *Config) {
 		c.WorkReadonly = true
-		c.Inputs = []Input{{"/src/in", Dir{openRoot(t, filepath.Join(dir, "in")), "."}}, {"/src/one", Dir{openRoot(t, filepath.Join(dir, "in")), "f"}},
-			{"/src/in/d/deep", Dir{openRoot(t, filepath.Join(dir, "in")), "d"}}, {"/tmp/there", Dir{openRoot(t, filepath.Join(dir, "in")), "."}}}
+		c.Inputs = []Input{{"/src/in", Dir{Root: openRoot(t, filepath.Join(dir, "in")), Name: "."}}, {"/src/one", Dir{Root: openRoot(t, filepath.Join(dir, "in")), Name: "f"}},
+			{"/src/in/d/deep", Dir{Root: openRoot(t, filepath.Join(dir, "in")), Name: "d"}}, {"/tmp/there", Dir{Root: openRoot(t, filepath.Join(dir, "in")), Name: "."}}}
 	})
 	for _, p := range []string{"src/in/f", "src/one", "tmp/there/f"} {
 		if s, e := read(t, f, p); s != "f" {
@@ -309,7 +309,7 @@ func TestReadonly(t *testing.T) {
 	if s := list(t, f, "/"); s != "build dev home src tmp" {
 		t.Errorf("the root has %s", s)
 	}
-	_, err := New(Config{Now: func() int64 { return 0 }, Inputs: []Input{{"/a", Dir{openRoot(t, filepath.Join(dir, "in")), "f"}}, {"/a/b", Dir{openRoot(t, filepath.Join(dir, "in")), "f"}}}})
+	_, err := New(Config{Now: func() int64 { return 0 }, Inputs: []Input{{"/a", Dir{Root: openRoot(t, filepath.Join(dir, "in")), Name: "f"}}, {"/a/b", Dir{Root: openRoot(t, filepath.Join(dir, "in")), Name: "f"}}}})
 	if _, ok := err.(*TargetError); !ok {
 		t.Errorf("an input below a file: %v", err)
 	}

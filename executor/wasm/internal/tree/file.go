@@ -111,7 +111,7 @@ func (f *FS) copyUp(n *inode, truncate bool) sys.Errno {
 		n.area.used -= size
 		c.rest()
 		c.drop(f)
-		return Errno(err)
+		return f.broke(err)
 	}
 	n.content.rest()
 	n.content, n.from, n.at, n.own = c, nil, "", true
@@ -218,7 +218,7 @@ func (h *file) Pread(b []byte, off int64) (int, sys.Errno) {
 	if isEOF(err) {
 		err = nil
 	}
-	return n, Errno(err)
+	return n, h.fs.broke(err)
 }
 
 func isEOF(err error) bool { return errors.Is(err, io.EOF) }
@@ -244,20 +244,33 @@ func (h *file) Pwrite(b []byte, off int64) (int, sys.Errno) {
 	case len(b) == 0:
 		return 0, 0
 	}
-	end := off + int64(len(b))
+	before, end := n.size, off+int64(len(b))
 	if e := h.grow(end); e != 0 {
 		return 0, e
 	}
 	n.own, n.mtime = true, h.fs.cfg.Now()
 	to, err := h.fs.reader(n)
 	if err != nil {
-		return 0, Errno(err)
+		h.shrink(before)
+		return 0, h.fs.broke(err)
 	}
 	if to == nil {
 		return copy(n.content.small[off:], b), 0
 	}
 	done, err := to.WriteAt(b, off)
-	return done, Errno(err)
+	if err != nil && done > 0 {
+		before = max(before, off+int64(done))
+	}
+	if err != nil {
+		h.shrink(before)
+	}
+	return done, h.fs.broke(err)
+}
+
+// shrink takes back what grow gave, down to size, where it was not written.
+func (h *file) shrink(size int64) {
+	h.node.area.used -= h.node.size - size
+	h.node.size = size
 }
 
 // grow makes room for size bytes.
@@ -272,7 +285,7 @@ func (h *file) grow(size int64) sys.Errno {
 	if n.content.number == 0 && (size > maxSmall || f.memory+size-n.size > maxMemory) {
 		if err := n.content.spill(f); err != nil {
 			n.area.used -= size - n.size
-			return Errno(err)
+			return f.broke(err)
 		}
 	}
 	if n.content.number == 0 {
@@ -292,24 +305,24 @@ func (h *file) Truncate(size int64) sys.Errno {
 	case size < 0:
 		return sys.EINVAL
 	}
+	before := n.size
 	if e := h.grow(size); e != 0 {
 		return e
 	}
 	n.own, n.mtime = true, f.cfg.Now()
 	to, err := f.reader(n)
-	if err != nil {
-		return Errno(err)
+	if err == nil && to != nil {
+		err = to.Truncate(size)
 	}
-	if to != nil {
-		if err := to.Truncate(size); err != nil {
-			return Errno(err)
-		}
-	} else {
+	if err != nil {
+		h.shrink(min(before, n.size))
+		return f.broke(err)
+	}
+	if to == nil {
 		f.memory -= n.size - size
 		n.content.small = n.content.small[:size:size]
 	}
-	n.area.used -= n.size - size
-	n.size = size
+	h.shrink(size)
 	return 0
 }
 

@@ -20,6 +20,7 @@
 package tree
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"math"
@@ -99,7 +100,8 @@ type FS struct {
 	open     int
 	memory   int64
 	targets  int
-	files    int // numbered files so far
+	files    int   // numbered files so far
+	broken   error // the first that a file's content could not be read or written by
 }
 
 // area is a part of the tree with a quota.
@@ -527,8 +529,23 @@ func (f *FS) stat(n *inode) wasys.Stat_t {
 // Open is how many handles are open.
 func (f *FS) Open() int { return f.open }
 
-// Refused says which quota a write met; empty if none.
+// broke notes an error of the machine's, by which the task may come to something else than it would have, and returns what the guest is told.
+func (f *FS) broke(err error) sys.Errno {
+	if err != nil && f.broken == nil {
+		f.broken = err
+	}
+	return Errno(err)
+}
+
+// Refused says which quota a write met, or which fault of the machine's the task did; empty if none.
 func (f *FS) Refused() string {
+	if f.broken != nil {
+		err := f.broken
+		if p := (*fs.PathError)(nil); errors.As(err, &p) {
+			err = p.Err // the name is ours
+		}
+		return fmt.Sprintf("a file could not be read or written: %v; see that the cache's disk has room", err)
+	}
 	for _, a := range []*area{&f.work, &f.scratch} {
 		if a.refused {
 			return fmt.Sprintf("writes to %s were refused beyond %d bytes or %d files", a.name, a.most, f.cfg.MaxFiles)

@@ -132,6 +132,10 @@ const maxLocal = 64
 func (e *env) connect(ctx context.Context, path string) (backend, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
+	return unlessSignaled(e, func() (backend, error) { return e.dial(ctx, path) })
+}
+
+func (e *env) dial(ctx context.Context, path string) (backend, error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
 	if err != nil {
 		return nil, dialError(path, err)

@@ -23,6 +23,7 @@ type runFlags struct {
 	backend     string
 	component   string
 	realClock   bool
+	clockSaid   bool // by a flag, which goes before the configuration
 	socket      string
 	cacheDir    string
 	configFile  string
@@ -48,7 +49,8 @@ func (e *env) runCommand() *cobra.Command {
 			if err := how.check(cmd); err != nil {
 				return err
 			}
-			spec, err := task.spec(cmd.Flags(), args, e.stdin)
+			how.clockSaid = cmd.Flags().Changed("wasm-real-clock")
+			spec, err := unlessSignaled(e, func() (*executor.TaskSpec, error) { return task.spec(cmd.Flags(), args, e.stdin) })
 			if err != nil {
 				return err
 			}
@@ -120,6 +122,25 @@ func (e *env) runTask(ctx context.Context, how runFlags, spec *executor.TaskSpec
 		return err // a second signal waits for nothing
 	}
 	return errors.Join(err, closeBackend(b))
+}
+
+// unlessSignaled is what wait returns, which may take as long as somebody else pleases. A signal that comes before ends the program, as it would without a handler.
+func unlessSignaled[T any](e *env, wait func() (T, error)) (t T, err error) {
+	type result struct {
+		t   T
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		t, err := wait()
+		done <- result{t, err}
+	}()
+	select {
+	case r := <-done:
+		return r.t, r.err
+	case sig := <-e.signals:
+		return t, exitStatus(exitSignal + signalNumber(sig))
+	}
 }
 
 // closeBackend is given a context of its own: what it unmakes must go even when the task was canceled.

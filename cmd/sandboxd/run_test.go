@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -130,7 +131,7 @@ func TestRunRefusesBadFlags(t *testing.T) {
 		{"--backend wasm --local -c id", "leave one of them out"},
 		{"--backend wasm --socket /x -c id", "leave one of them out"},
 		{"--backend wasm --component= -c id", "--component is empty"},
-		{"--backend wasm --component /nowhere/x.wasm --cache-dir /y -c id", "component: open /nowhere/x.wasm"},
+		{"--backend wasm --component /nowhere/x.wasm --cache-dir /y -c id", "component: stat /nowhere/x.wasm"},
 		{"--backend auto --local -c id", "leave one of them out"},
 		{"--backend auto --platform wasip1/wasm -c id", "leave one of them out"},
 		{"--backend auto --component x.wasm -c id", "use it with --backend wasm"},
@@ -397,6 +398,31 @@ func TestSignalCancelsAndWaits(t *testing.T) {
 		case <-gone:
 		default:
 			t.Errorf("%v: ended before its task", sig)
+		}
+	}
+}
+
+// TestSignalBeforeATask: a signal ends the program while that waits for its standard input, or for a daemon's first answer.
+func TestSignalBeforeATask(t *testing.T) {
+	silent := filepath.Join(socketDir(t), "s.sock")
+	l, err := net.Listen("unix", silent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	in, writer := io.Pipe()
+	defer writer.Close()
+	for name, args := range map[string][]string{
+		"script": {"run", "-f", "-"}, "standard input": {"run", "--stdin", "--", "cat"}, "daemon": {"run", "--socket", silent, "-c", "x"}, "status": {"status", "--socket", silent},
+	} {
+		e, _, errs := testEnv(args...)
+		signals := make(chan os.Signal)
+		e.signals, e.stdin = signals, in
+		code := make(chan int)
+		go func() { code <- run(context.Background(), e) }()
+		signals <- os.Interrupt
+		if c := <-code; c != 130 || errs.String() != "" {
+			t.Errorf("%s: exit %d, %q", name, c, errs)
 		}
 	}
 }

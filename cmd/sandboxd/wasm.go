@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -101,20 +102,40 @@ func trialWasm(ctx context.Context, c config) (took time.Duration, lacks string,
 	return time.Since(began), h.Lacks(), err
 }
 
+// readModule reads a file that is WebAssembly, by its first bytes at least.
 func readModule(file string) ([]byte, error) {
-	f, err := os.Open(file)
+	b, err := moduleBytes(file)
 	if err != nil {
-		return nil, executor.Errorf(executor.Invalid, "component: %w", err)
+		return nil, executor.FieldErrorf("component", "%w; name a WebAssembly module or component", err)
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxModuleBytes+1))
+	return b, nil
+}
+
+func moduleBytes(file string) ([]byte, error) {
+	fi, err := os.Stat(file) // who opens a FIFO may wait for good
 	switch {
 	case err != nil:
-		return nil, executor.Errorf(executor.Invalid, "component: %w", err)
-	case len(b) > maxModuleBytes:
-		return nil, executor.Errorf(executor.Invalid, "component: %s is larger than %d bytes; name a WebAssembly module or component", file, maxModuleBytes)
+		return nil, err
+	case !fi.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is no file", file)
+	case fi.Size() > maxModuleBytes:
+		return nil, fmt.Errorf("%s is larger than %d bytes", file, maxModuleBytes)
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxModuleBytes))
+	switch text := bytes.TrimLeft(b[:min(len(b), 100)], " \t\r\n"); {
+	case err != nil:
+		return nil, err
 	case len(b) == 0:
-		return nil, executor.Errorf(executor.Invalid, "component: %s is empty; name a WebAssembly module or component", file)
+		return nil, fmt.Errorf("%s is empty", file)
+	case bytes.HasPrefix(text, []byte("(module")), bytes.HasPrefix(text, []byte("(component")):
+		return nil, fmt.Errorf("%s is WebAssembly as text, of which wat2wasm or wasm-tools make what runs", file)
+	case !bytes.HasPrefix(b, []byte("\x00asm")):
+		return nil, fmt.Errorf("%s is no WebAssembly module", file)
 	}
 	return b, nil
 }
@@ -139,7 +160,10 @@ func (e *env) openRunWasm(ctx context.Context, how runFlags) (backend, error) {
 		return nil, err
 	}
 	c.StateDir = "" // which is one daemon's
-	c.MaxParallel, c.Wasm.RealClock = 1, c.Wasm.RealClock || how.realClock
+	c.MaxParallel = 1
+	if how.clockSaid {
+		c.Wasm.RealClock = how.realClock
+	}
 	h, err := e.parts.openWasm(ctx, c, how.component, e.logger(logrus.WarnLevel))
 	if err != nil {
 		return nil, err

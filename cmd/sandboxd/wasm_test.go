@@ -18,7 +18,10 @@ import (
 // TestRunWasmModule: what is no module says so. What runs is in package integration.
 func TestRunWasmModule(t *testing.T) {
 	dir := t.TempDir()
-	for name, content := range map[string]string{"empty": "", "is no WebAssembly module": "no module", "exports neither _start": "\x00asm\x01\x00\x00\x00"} {
+	for name, content := range map[string]string{
+		"m.wasm is empty; name a": "", "m.wasm is no WebAssembly module; name a": "\x7fELF", "m.wasm is WebAssembly as text, of which wat2wasm": " \n(module)",
+		"it does not begin as one": "\x00asm", "exports neither _start": "\x00asm\x01\x00\x00\x00",
+	} {
 		file := filepath.Join(dir, "m.wasm")
 		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
@@ -26,6 +29,53 @@ func TestRunWasmModule(t *testing.T) {
 		e, _, errs := testEnv("run", "--backend", "wasm", "--cache-dir", filepath.Join(dir, "cache"), "--component", file, "--workdir", "none", "-c", "true")
 		if code := run(context.Background(), e); code != exitSandboxd || !strings.Contains(errs.String(), name) {
 			t.Errorf("exit %d, %q; want %s", code, errs, name)
+		}
+	}
+}
+
+// TestRunWasmNoFile: what is no file is not waited for, nor read to its end.
+func TestRunWasmNoFile(t *testing.T) {
+	dir := t.TempDir()
+	huge := filepath.Join(dir, "huge")
+	if err := os.WriteFile(huge, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(huge, 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{dir: " is no file; name a", os.DevNull: " is no file; name a", huge: "huge is larger than 268435456 bytes", filepath.Join(dir, "none"): "none"} {
+		e, _, errs := testEnv("run", "--backend", "wasm", "--cache-dir", filepath.Join(dir, "cache"), "--component", file, "--workdir", "none", "-c", "true")
+		if code := run(context.Background(), e); code != exitSandboxd || !strings.Contains(errs.String(), "sandboxd: component: ") || !strings.Contains(errs.String(), want) {
+			t.Errorf("exit %d, %q; want %s", code, errs, want)
+		}
+	}
+}
+
+// TestRunWasmClock: the flag goes before the configuration, whatever it says.
+func TestRunWasmClock(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "c.toml")
+	if err := os.WriteFile(file, []byte("[wasm]\nreal_clock = true\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args []string
+		want bool
+	}{
+		{nil, false}, {[]string{"--wasm-real-clock"}, true},
+		{[]string{"--config", file}, true}, {[]string{"--config", file, "--wasm-real-clock=false"}, false},
+	} {
+		e, _, errs := testEnv(append([]string{"run", "--backend", "wasm", "--cache-dir", filepath.Join(dir, "cache"), "-c", "x"}, c.args...)...)
+		e.parts.openWasm = func(_ context.Context, got config, _ string, _ logrus.FieldLogger) (withBlobs, error) {
+			if got.Wasm.RealClock != c.want {
+				t.Errorf("%q: %t", c.args, got.Wasm.RealClock)
+			}
+			return &scripted{run: func(context.Context, *executor.TaskSpec) (*executor.TaskOutput, error) {
+				return &executor.TaskOutput{Cause: executor.CauseExited}, nil
+			}}, nil
+		}
+		if code := run(context.Background(), e); code != 0 {
+			t.Errorf("%q: exit %d, %s", c.args, code, errs)
 		}
 	}
 }

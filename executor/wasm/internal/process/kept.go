@@ -8,6 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"time"
 )
 
 // kept is the directory of a module's compiled code. wazero has a checksum of the code in its files there, and none of what says where in it
@@ -15,8 +18,18 @@ import (
 // is nobody's but ours. Errors here leave a file that is compiled anew, sooner or later.
 type kept struct{ dir string }
 
-// files are wazero's.
+// half is the end of the name of a file of wazero's that is not whole yet: it is given another name then.
+const half = ".tmp"
+
+// abandoned is for how long nobody wrote to one whose worker is taken for dead. Else it does without, and compiles anew.
+const abandoned = time.Minute
+
+// files are wazero's that are whole.
 func (k kept) files() []string {
+	return slices.DeleteFunc(k.all(), func(name string) bool { return strings.HasSuffix(name, half) })
+}
+
+func (k kept) all() []string {
 	if k.dir == "" {
 		return nil
 	}
@@ -30,9 +43,15 @@ func (k kept) files() []string {
 // sumOf is where a file's checksum is.
 func (k kept) sumOf(name string) string { return filepath.Join(k.dir, filepath.Base(name)+".sum") }
 
-// check removes the files that are not what they were, and fails where one stays.
+// check removes the files that are not what they were, and fails where one stays. What another worker writes is left to it.
 func (k kept) check() error {
-	for _, name := range k.files() {
+	for _, name := range k.all() {
+		if strings.HasSuffix(name, half) {
+			if fi, err := os.Stat(name); err == nil && time.Since(fi.ModTime()) > abandoned {
+				_ = os.Remove(name) // it is in nobody's way
+			}
+			continue
+		}
 		want, err := os.ReadFile(k.sumOf(name))
 		if err == nil {
 			var got string

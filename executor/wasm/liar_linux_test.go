@@ -33,7 +33,7 @@ func beLiar(arg string) {
 	check(wire.Write(os.Stdout, wire.KindReady, []byte{0}))
 	for {
 		next(wire.KindTask)
-		check(wire.Write(os.Stdout, wire.KindBegun, nil))
+		check(wire.WriteJSON(os.Stdout, wire.KindBegun, wire.Used{}))
 		for _, ask := range asks {
 			if ask.Do == "map" {
 				// A page of zeros, mapped as often as there are addresses, takes no memory but for its tables.
@@ -76,14 +76,14 @@ func beLate(arg string) {
 	next()
 	var r unix.Rusage
 	check(unix.Getrusage(unix.RUSAGE_SELF, &r))
-	check(wire.WriteJSON(os.Stdout, wire.KindCompiled, wire.Compiled{CPUUser: time.Duration(r.Utime.Nano()), CPUSystem: time.Duration(r.Stime.Nano())}))
+	check(wire.WriteJSON(os.Stdout, wire.KindCompiled, wire.Compiled{Used: wire.Used{CPUUser: time.Duration(r.Utime.Nano()), CPUSystem: time.Duration(r.Stime.Nano())}}))
 	if arg == "" || os.Mkdir(arg, 0o700) == nil {
 		next() // there is nothing
 	}
 	check(wire.Write(os.Stdout, wire.KindReady, []byte{0}))
 	for {
 		next()
-		check(wire.Write(os.Stdout, wire.KindBegun, nil))
+		check(wire.WriteJSON(os.Stdout, wire.KindBegun, wire.Used{}))
 		check(wire.WriteJSON(os.Stdout, wire.KindDone, wire.Done{}))
 	}
 }

@@ -26,8 +26,6 @@ const maxEntries = 1_000_000
 
 // judge says why the task ended, and collects what a success leaves.
 func (r *running) judge(ctx context.Context, scratch string, d *wire.Done, out *executor.TaskOutput) error {
-	r.worker.userBefore += d.CPUUser
-	r.worker.systemBefore += d.CPUSystem
 	if d.Error != "" {
 		if d.Field != "" {
 			return executor.FieldErrorf(d.Field, "%s", d.Error)

@@ -328,6 +328,7 @@ type running struct {
 	blobs          *blobs // of a component
 	undeclared     []string
 	scratches      int  // files in the scratch directory
+	begun          bool // the worker has taken it
 	lost           bool // the worker is, and can run no more
 
 	mu   sync.Mutex
@@ -400,7 +401,9 @@ func (r *running) run(ctx context.Context, scratch string) (*executor.TaskOutput
 		return nil, err
 	}
 	if why != "" {
-		out.Usage.CPUUser, out.Usage.CPUSystem = r.worker.used()
+		if r.begun {
+			out.Usage.CPUUser, out.Usage.CPUSystem = r.worker.used()
+		}
 		out.Cause, out.Evidence, out.Signal, out.ExitCode = why, text, signal, 128+signal
 		return out, nil
 	}
@@ -436,9 +439,10 @@ func (r *running) converse(scratch string) (*wire.Done, error) {
 	if err := wire.WriteJSON(r.worker.in, wire.KindTask, o); err != nil {
 		return nil, errors.Join(errGone, err)
 	}
-	if k, _, err := r.worker.next(); err != nil || k != wire.KindBegun {
+	if err := r.worker.begin(); err != nil {
 		return nil, errors.Join(errGone, err)
 	}
+	r.begun = true
 	for {
 		k, body, err := r.worker.next()
 		if err != nil {

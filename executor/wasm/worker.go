@@ -43,7 +43,7 @@ type worker struct {
 	space           int64   // of addresses, that it had when it was ready
 	unkept          string  // why its code was not kept where it was to be
 
-	// What it had used when its module was compiled, or its last task was done.
+	// What it had used when its module was compiled, or it took its last task.
 	userBefore, systemBefore time.Duration
 	wait                     func() error // for its end, once
 	stop                     func()       // in this process
@@ -308,6 +308,21 @@ func (w *worker) next() (wire.Kind, []byte, error) {
 		w.buf = body[:cap(body)]
 	}
 	return k, body, err
+}
+
+// begin waits until it has taken a task.
+func (w *worker) begin() error {
+	k, body, err := w.next()
+	if err == nil && k != wire.KindBegun {
+		err = fmt.Errorf("a frame %q for a task", k)
+	}
+	if err != nil {
+		return err
+	}
+	var u wire.Used
+	err = json.Unmarshal(body, &u)
+	w.userBefore, w.systemBefore = u.CPUUser, u.CPUSystem
+	return err
 }
 
 // kill ends it at once, whatever it does.

@@ -161,8 +161,7 @@ func (w *worker) prepare(ctx context.Context) error {
 	if dir := string(w.load.CodeDir); dir != "" && unkept == nil && !w.load.InProcess {
 		_ = shareCode(dir, w.module) // it saves memory, and a worker without it is as good
 	}
-	u := used()
-	compiled := wire.Compiled{CPUUser: u.user, CPUSystem: u.system}
+	compiled := wire.Compiled{Used: used()}
 	if unkept != nil {
 		compiled.Unkept = unkept.Error()
 	}

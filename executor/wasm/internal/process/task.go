@@ -50,7 +50,7 @@ type instance struct {
 	err       error
 	described []byte
 	tree      *tree.FS
-	before    usage
+	before    wire.Used
 
 	random *rand.ChaCha8
 	// again is set where the instance can be used again, asked once it was told to ask again, answered once its task's end was told.
@@ -146,10 +146,11 @@ func (i *instance) take() error {
 	if err := json.Unmarshal(b, o); err != nil {
 		return err
 	}
-	if err := wire.Write(i.out, wire.KindBegun, nil); err != nil {
+	i.before = used()
+	if err := wire.WriteJSON(i.out, wire.KindBegun, i.before); err != nil {
 		return err
 	}
-	i.order, i.before = o, used()
+	i.order = o
 	if o.Epoch != 0 {
 		i.clock.epoch = o.Epoch
 	}
@@ -345,7 +346,7 @@ func (i *instance) answer(ended error) error {
 	}
 	if !i.load.InProcess { // where there is more than the task
 		now := used()
-		d.CPUUser, d.CPUSystem = now.user-i.before.user, now.system-i.before.system
+		d.CPUUser, d.CPUSystem = now.CPUUser-i.before.CPUUser, now.CPUSystem-i.before.CPUSystem
 	}
 	i.answered = true
 	return wire.WriteJSON(i.out, wire.KindDone, d)

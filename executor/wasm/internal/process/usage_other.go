@@ -2,10 +2,7 @@
 
 package process
 
-import "time"
-
-// usage is processor time of this process.
-type usage struct{ user, system time.Duration }
+import "github.com/sandboxd/sandboxd/executor/wasm/internal/wire"
 
 // used is nothing, where the system is not asked.
-func used() usage { return usage{} }
+func used() wire.Used { return wire.Used{} }

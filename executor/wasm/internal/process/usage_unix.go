@@ -5,16 +5,15 @@ package process
 import (
 	"syscall"
 	"time"
+
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/wire"
 )
 
-// usage is processor time of this process.
-type usage struct{ user, system time.Duration }
-
-// used is the usage up to now.
-func used() usage {
+// used is what this process has used up to now.
+func used() wire.Used {
 	var r syscall.Rusage
 	if syscall.Getrusage(syscall.RUSAGE_SELF, &r) != nil {
-		return usage{}
+		return wire.Used{}
 	}
-	return usage{time.Duration(r.Utime.Nano()), time.Duration(r.Stime.Nano())}
+	return wire.Used{CPUUser: time.Duration(r.Utime.Nano()), CPUSystem: time.Duration(r.Stime.Nano())}
 }

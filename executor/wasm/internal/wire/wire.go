@@ -32,7 +32,7 @@ const (
 	KindCompiled   Kind = 'C' // a Compiled: the module was compiled, and is tried next
 	KindReady      Kind = 'R' // a byte that is 1 for a component, and 0 for a command, and why walls could not be raised
 	KindFailed     Kind = 'F' // why the module cannot be loaded
-	KindBegun      Kind = 'B' // nothing: the Task was taken
+	KindBegun      Kind = 'B' // a Used: the Task was taken
 	KindStdout     Kind = 'o' // a piece of that
 	KindStderr     Kind = 'e' // a piece of that
 	KindFetch      Kind = 'f' // the name of a blob
@@ -78,11 +78,13 @@ type Load struct {
 
 // Compiled tells of a module that was compiled.
 type Compiled struct {
-	// CPUUser and CPUSystem are what the worker had used by then; 0 where it cannot tell.
-	CPUUser, CPUSystem time.Duration
+	Used
 	// Unkept says why the code is not kept in Load.CodeDir; empty where it is, or was not to be.
 	Unkept string `json:",omitempty"`
 }
+
+// Used is what a worker has used by then of processors; 0 where it cannot tell.
+type Used struct{ CPUUser, CPUSystem time.Duration }
 
 // Walls are what a worker puts between itself and the machine. They are seen from outside whether they stand.
 type Walls struct {

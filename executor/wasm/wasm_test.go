@@ -258,6 +258,19 @@ func TestModule(t *testing.T) {
 	}
 }
 
+// TestNoMemory: a module that has none and calls what takes one is told that.
+func TestNoMemory(t *testing.T) {
+	module := "\x00asm\x01\x00\x00\x00" +
+		"\x01\x0c\x02\x60\x00\x00\x60\x04\x7f\x7f\x7f\x7f\x01\x7f" + // types: of nothing, and of fd_write
+		"\x02\x23\x01\x16wasi_snapshot_preview1\x08fd_write\x00\x01" +
+		"\x03\x02\x01\x00" + "\x07\x0a\x01\x06_start\x00\x01" +
+		"\x0a\x0f\x01\x0d\x00\x41\x01\x41\x00\x41\x01\x41\x00\x10\x00\x1a\x0b" // fd_write(1, 0, 1, 0)
+	out := run(t, openExecutor(t, Config{Module: []byte(module)}), uncached("x"))
+	if out.ExitCode != exitTrap || !strings.Contains(string(out.Stderr.Inline), "it has no memory") {
+		t.Errorf("%+v %s", out, out.Stderr.Inline)
+	}
+}
+
 // TestTimeOfLinks: it can be set, of those that lead nowhere too, and not where nothing may be written.
 func TestTimeOfLinks(t *testing.T) {
 	e := openShell(t, Config{})

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -330,8 +331,11 @@ func (i *instance) answer(ended error) error {
 		d.Code = exit.ExitCode()
 	case ended != nil:
 		s := ended.Error()
-		if i.mem.refused && i.mem.size == 0 {
+		switch {
+		case i.mem.refused && i.mem.size == 0:
 			s = "its memory begins with more than the task may have"
+		case i.mem.region == nil && errors.As(ended, new(runtime.Error)):
+			s = "it has no memory, which what it calls takes; give it one, and export it as \"memory\""
 		}
 		d.Trap = strings.ToValidUTF8(s[:min(len(s), maxTrap)], "?")
 		// As a shell says that its command crashed. An error is told with the frame of the end.

@@ -21,8 +21,14 @@ const unused = 30 * 24 * time.Hour
 // removes what was not used for long.
 func openCode(dir string, module cache.Digest) (string, error) {
 	own := filepath.Join(dir, module.Hash)
+	if err := lookAbove(dir); err != nil {
+		return "", err
+	}
 	for _, d := range []string{dir, own} {
 		if err := os.Mkdir(d, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return "", err
+		}
+		if err := lookAt(d); err != nil {
 			return "", err
 		}
 	}
@@ -55,25 +61,11 @@ func openCode(dir string, module cache.Digest) (string, error) {
 // lookAtCode sees that nobody else can have put anything into a module's directory for compiled code, or could put another in its place. That is
 // for each time before it is used: what was so at the start need not be so any more.
 func lookAtCode(own string) error {
-	// From the top, so that each is where nobody can change it by when it is looked at.
-	for _, d := range above(filepath.Dir(own)) {
-		fi, err := os.Lstat(d)
-		if err != nil {
-			return err
-		}
-		if err := unmovable(d, fi); err != nil {
-			return &aboveError{err}
-		}
+	if err := lookAbove(filepath.Dir(own)); err != nil {
+		return err
 	}
 	for _, d := range []string{filepath.Dir(own), own} {
-		fi, err := os.Lstat(d)
-		if err != nil {
-			return err
-		}
-		if !fi.IsDir() {
-			return fmt.Errorf("%s is no directory; choose another", d)
-		}
-		if err := private(d, fi); err != nil {
+		if err := lookAt(d); err != nil {
 			return err
 		}
 	}
@@ -94,6 +86,32 @@ func lookAtCode(own string) error {
 		}
 		return err
 	})
+}
+
+// lookAbove looks at what is above dir from the top, so that each is where nobody can change it by when it is looked at.
+func lookAbove(dir string) error {
+	for _, d := range above(dir) {
+		fi, err := os.Lstat(d)
+		if err != nil {
+			return err
+		}
+		if err := unmovable(d, fi); err != nil {
+			return &aboveError{err}
+		}
+	}
+	return nil
+}
+
+// lookAt looks at one directory for compiled code.
+func lookAt(dir string) error {
+	fi, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	if !fi.IsDir() {
+		return fmt.Errorf("%s is no directory; choose another", dir)
+	}
+	return private(dir, fi)
 }
 
 // aboveError says that somebody else can put another directory in the place of the one for compiled code.

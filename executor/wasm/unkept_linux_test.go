@@ -157,6 +157,31 @@ func TestCodeCannotBeReplaced(t *testing.T) {
 	}
 }
 
+// TestNothingIsMadeForOthers: nothing is made in a directory whose owner could have it made elsewhere.
+func TestNothingIsMadeForOthers(t *testing.T) {
+	testutil.RequireRoot(t)
+	above := t.TempDir()
+	must(t, os.Chown(above, 1234, -1))
+	code := filepath.Join(above, "code")
+	made := func(dir string) {
+		t.Helper()
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+			t.Errorf("%s holds %v, %v", dir, entries, err)
+		}
+	}
+	if n := runUnkept(t, code); n != 1 {
+		t.Errorf("%d warnings", n)
+	}
+	made(above)
+	must(t, os.Chown(above, 0, -1))
+	must(t, os.Mkdir(code, 0o700))
+	must(t, os.Chown(code, 1234, -1))
+	if e, err := New(Config{Cache: openCache(t), CodeDir: code, Module: guestModule(t)}); err == nil {
+		t.Errorf("%v", e)
+	}
+	made(code)
+}
+
 // TestCodeByAnyName: the name of a directory is no pattern.
 func TestCodeByAnyName(t *testing.T) {
 	top := t.TempDir()

@@ -174,9 +174,11 @@ func (e *env) openRunWasm(ctx context.Context, how runFlags) (backend, error) {
 // userCacheDir is where a user's own cache is.
 func userCacheDir() (string, error) {
 	dir, err := os.UserCacheDir()
+	if err == nil {
+		err = os.MkdirAll(dir, 0o700)
+	}
 	if err != nil {
 		return "", fmt.Errorf("%w; name a directory with --cache-dir", err)
 	}
-	dir = filepath.Join(dir, "sandboxd")
-	return dir, os.MkdirAll(filepath.Dir(dir), 0o700)
+	return filepath.Join(dir, "sandboxd"), nil
 }

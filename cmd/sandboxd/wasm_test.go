@@ -51,6 +51,21 @@ func TestRunWasmNoFile(t *testing.T) {
 	}
 }
 
+// TestRunWasmNoHome: whoever has no directory of their own is told what to name.
+func TestRunWasmNoHome(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []string{"HOME", "XDG_CACHE_HOME", "LocalAppData"} {
+		t.Setenv(k, filepath.Join(file, "none"))
+	}
+	e, _, errs := testEnv("run", "--backend", "wasm", "-c", "true")
+	if code := run(context.Background(), e); code != exitSandboxd || !strings.Contains(errs.String(), "file") || !strings.Contains(errs.String(), "name a directory with --cache-dir") {
+		t.Errorf("exit %d, %q", code, errs)
+	}
+}
+
 // TestRunWasmClock: the flag goes before the configuration, whatever it says.
 func TestRunWasmClock(t *testing.T) {
 	dir := t.TempDir()

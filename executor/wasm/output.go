@@ -16,6 +16,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
 	"github.com/sandboxd/sandboxd/executor/wasm/internal/tree"
 	"github.com/sandboxd/sandboxd/executor/wasm/internal/wire"
@@ -76,10 +77,16 @@ func (r *running) judge(ctx context.Context, scratch string, d *wire.Done, out *
 	return err
 }
 
-// output takes note of an entry of the outputs. Who says so may lie.
+// output is an entry of the outputs, whose content is in the cache, or in the scratch directory.
+type output struct {
+	wire.Output
+	digest cache.Digest // if Number is 0
+}
+
+// output takes note of an entry of the outputs. Who says so may lie. As many as there are, no content is held in memory.
 func (r *running) output(body []byte) error {
-	var o wire.Output
-	if err := json.Unmarshal(body, &o); err != nil {
+	var o output
+	if err := json.Unmarshal(body, &o.Output); err != nil {
 		return err
 	}
 	p := string(o.Path)
@@ -89,6 +96,21 @@ func (r *running) output(body []byte) error {
 	if len(r.outputs) == maxEntries {
 		return fmt.Errorf("the outputs are more than %d entries", maxEntries)
 	}
+	if len(o.Target) > executor.MaxPathBytes {
+		return fmt.Errorf("a link of %d bytes", len(o.Target))
+	}
+	if fs.FileMode(o.Mode).IsRegular() && o.Number == 0 {
+		if int64(len(o.Content)) != o.Size {
+			return fmt.Errorf("the content of output %q is not what it was said to be", o.Path)
+		}
+		if r.unkept == nil {
+			r.unkept = r.count(o.Output)
+		}
+		if r.unkept == nil {
+			o.digest, r.unkept = r.cfg.Cache.Put(r.ctx, bytes.NewReader(o.Content))
+		}
+	}
+	o.Content = nil
 	r.outputs = append(r.outputs, o)
 	return nil
 }
@@ -110,8 +132,8 @@ func below(p, dir string) bool { return strings.HasPrefix(p, dir+"/") }
 
 // collect takes the outputs into the cache.
 func (r *running) collect(ctx context.Context, scratch string, out *executor.TaskOutput) error {
-	if len(r.outputs) == 0 {
-		return nil
+	if len(r.outputs) == 0 || r.unkept != nil {
+		return r.unkept
 	}
 	root, err := os.OpenRoot(scratch)
 	if err != nil {
@@ -154,17 +176,21 @@ func (r *running) collect(ctx context.Context, scratch string, out *executor.Tas
 	return nil
 }
 
-// keep takes a file into the cache.
-func (r *running) keep(ctx context.Context, root *os.Root, o wire.Output) (d executor.Digest, err error) {
+// count counts a file of the outputs.
+func (r *running) count(o wire.Output) error {
 	if r.blobs.bytes += o.Size; o.Size < 0 || r.blobs.bytes > r.granted.OutputBytes {
-		return d, executor.FieldErrorf("outputs", "are more than %d bytes; declare less, or give a higher limits.output_bytes", r.granted.OutputBytes)
+		return executor.FieldErrorf("outputs", "are more than %d bytes; declare less, or give a higher limits.output_bytes", r.granted.OutputBytes)
 	}
+	return nil
+}
+
+// keep takes a file into the cache.
+func (r *running) keep(ctx context.Context, root *os.Root, o output) (d executor.Digest, err error) {
 	if o.Number == 0 {
-		if int64(len(o.Content)) != o.Size {
-			return d, fmt.Errorf("the content of output %q is not what it was said to be", o.Path)
-		}
-		blob, err := r.cfg.Cache.Put(ctx, bytes.NewReader(o.Content))
-		return executor.Digest(blob), err
+		return executor.Digest(o.digest), nil
+	}
+	if err := r.count(o.Output); err != nil {
+		return d, err
 	}
 	f, err := root.OpenFile(strconv.Itoa(o.Number), os.O_RDONLY|tree.Nonblock, 0)
 	if err != nil {

@@ -324,7 +324,8 @@ type running struct {
 	stop           context.CancelFunc
 	worker         *worker
 	stdout, stderr stream
-	outputs        []wire.Output
+	outputs        []output
+	unkept         error  // why one is not in the cache
 	blobs          *blobs // of a component
 	undeclared     []string
 	scratches      int  // files in the scratch directory
@@ -462,9 +463,7 @@ func (r *running) converse(scratch string) (*wire.Done, error) {
 		case wire.KindOutput:
 			err = r.output(body)
 		case wire.KindUndeclared:
-			if len(r.undeclared) < executor.MaxListed {
-				r.undeclared = append(r.undeclared, printable(string(body)))
-			}
+			err = r.undeclare(body)
 		case wire.KindDone:
 			d := &wire.Done{}
 			return d, json.Unmarshal(body, d)
@@ -477,12 +476,15 @@ func (r *running) converse(scratch string) (*wire.Done, error) {
 	}
 }
 
-// printable quotes a path that is not fit for a terminal.
-func printable(s string) string {
-	if q := strconv.Quote(s); q[1:len(q)-1] != s {
-		return q
+// undeclare takes note of a write that is dropped: a path, and a word of what became of it.
+func (r *running) undeclare(body []byte) error {
+	if len(body) > 2*executor.MaxPathBytes {
+		return fmt.Errorf("a path of %d bytes", len(body))
 	}
-	return s
+	if len(r.undeclared) < executor.MaxListed {
+		r.undeclared = append(r.undeclared, string(body))
+	}
+	return nil
 }
 
 // visible is a module's text without what a terminal would obey.

@@ -258,6 +258,14 @@ func TestModule(t *testing.T) {
 	}
 }
 
+// TestUndeclaredNames: what is dropped is told by its path, as it is, and quoted by who shows it.
+func TestUndeclaredNames(t *testing.T) {
+	out := run(t, openExecutor(t, Config{}), uncached("write /build/a\"b 1"))
+	if want := []string{"a\"b"}; !slices.Equal(out.UndeclaredWrites, want) {
+		t.Errorf("%q, want %q; %s", out.UndeclaredWrites, want, out.Stderr.Inline)
+	}
+}
+
 // TestNoMemory: a module that has none and calls what takes one is told that.
 func TestNoMemory(t *testing.T) {
 	module := "\x00asm\x01\x00\x00\x00" +

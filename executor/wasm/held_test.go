@@ -44,6 +44,14 @@ func TestOutputsAreNotHeld(t *testing.T) {
 	if x := executor.AsError(r.unkept); x == nil || x.Field != "outputs" || !strings.Contains(x.Text, "more than") {
 		t.Errorf("beyond the bound: %v", r.unkept)
 	}
+	r.unkept, r.outputs = nil, nil
+	long := append([]byte("o/"), bytes.Repeat([]byte("x/"), executor.MaxPathBytes/2-2)...)
+	for range maxNames/(len(long)-1) + 10 {
+		must(t, send(wire.Output{Path: long[:len(long)-1], Mode: 1 << 31}))
+	}
+	if x := executor.AsError(r.unkept); x == nil || x.Field != "outputs" || !strings.Contains(x.Text, "bytes of names") || len(r.outputs) > maxNames/(len(long)-1)+2 {
+		t.Errorf("%d of long names: %v", len(r.outputs), r.unkept)
+	}
 	// Nor is what is no name at all, of a worker that was taken over.
 	if err := send(wire.Output{Path: []byte("o/l"), Mode: uint32(1 << 27), Target: make([]byte, executor.MaxPathBytes+1)}); err == nil {
 		t.Error("a link without end was taken")

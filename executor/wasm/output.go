@@ -22,8 +22,8 @@ import (
 	"github.com/sandboxd/sandboxd/executor/wasm/internal/wire"
 )
 
-// maxEntries bounds the entries of a task's outputs.
-const maxEntries = 1_000_000
+// maxEntries bounds the entries of a task's outputs, maxNames the bytes of their paths and of what links lead to.
+const maxEntries, maxNames = 1_000_000, 128 << 20
 
 // judge says why the task ended, and collects what a success leaves.
 func (r *running) judge(ctx context.Context, scratch string, d *wire.Done, out *executor.TaskOutput) error {
@@ -103,10 +103,14 @@ func (r *running) output(body []byte) error {
 		if int64(len(o.Content)) != o.Size {
 			return fmt.Errorf("the content of output %q is not what it was said to be", o.Path)
 		}
-		if r.unkept == nil {
-			r.unkept = r.count(o.Output)
-		}
-		if r.unkept == nil {
+	}
+	if r.unkept != nil {
+		return nil
+	}
+	if r.names += len(p) + len(o.Target); r.names > maxNames {
+		r.unkept = executor.FieldErrorf("outputs", "have more than %d bytes of names; declare less, or give shorter ones", maxNames)
+	} else if fs.FileMode(o.Mode).IsRegular() && o.Number == 0 {
+		if r.unkept = r.count(o.Output); r.unkept == nil {
 			o.digest, r.unkept = r.cfg.Cache.Put(r.ctx, bytes.NewReader(o.Content))
 		}
 	}

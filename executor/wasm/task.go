@@ -325,7 +325,8 @@ type running struct {
 	worker         *worker
 	stdout, stderr stream
 	outputs        []output
-	unkept         error  // why one is not in the cache
+	names          int    // the bytes of the outputs'
+	unkept         error  // why there are none in the cache
 	blobs          *blobs // of a component
 	undeclared     []string
 	scratches      int  // files in the scratch directory

@@ -240,8 +240,11 @@ func TestCodeHalfMade(t *testing.T) {
 	must(t, os.Chtimes(left, long, long))
 	files, err := filepath.Glob(filepath.Join(e.cfg.code, "wazero-*", "*"))
 	must(t, err)
-	must(t, os.Remove(files[0]))
+	must(t, os.Remove(files[0])) // its checksum is there before it, too
 	run(t, openShell(t, cfg), uncached("x"))
+	if _, err := os.Stat(files[0]); err != nil {
+		t.Error(err)
+	}
 	all, err := filepath.Glob(filepath.Join(e.cfg.code, "new-*"))
 	must(t, err)
 	if !slices.Equal(all, []string{at}) {

@@ -94,7 +94,7 @@ func (k kept) put(from, as kept, mark string) error {
 		return err
 	}
 	name = filepath.Join(k.dir, name)
-	if _, err := os.Lstat(k.sumOf(name)); err == nil {
+	if _, err := os.Lstat(name); err == nil {
 		return nil // another worker was faster
 	}
 	if err := os.Mkdir(filepath.Dir(name), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {

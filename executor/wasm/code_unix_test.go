@@ -3,14 +3,22 @@
 package wasm
 
 import (
+	"bytes"
+	"errors"
+	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/tetratelabs/wazero"
+
 	"github.com/sandboxd/sandboxd/cache"
 	"github.com/sandboxd/sandboxd/executor"
+	"github.com/sandboxd/sandboxd/executor/wasm/internal/component"
 	"github.com/sandboxd/sandboxd/internal/testutil"
 )
 
@@ -148,5 +156,98 @@ func TestCodeInUseStays(t *testing.T) {
 	}
 	if _, err := os.Stat(e.cfg.code); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestCodeOfTheStub: what was compiled of a module's stub, where the module's should be, is not run, nor what has no checksum.
+func TestCodeOfTheStub(t *testing.T) {
+	cfg := Config{Module: []byte(nothing), CodeDir: filepath.Join(t.TempDir(), "code"), MaxParallel: 1}
+	run(t, openShell(t, cfg), uncached("x"))
+	files, err := filepath.Glob(filepath.Join(cfg.CodeDir, "*", "wazero-*", "*"))
+	must(t, err)
+	if len(files) != 1 {
+		t.Fatalf("there are %q", files)
+	}
+	name := files[0]
+	sum := filepath.Join(filepath.Dir(filepath.Dir(name)), filepath.Base(name)+".sum")
+	good, err := os.ReadFile(name)
+	must(t, err)
+	sums, err := os.ReadFile(sum)
+	must(t, err)
+
+	stub, err := component.Stub(cfg.Module)
+	must(t, err)
+	other := t.TempDir()
+	c, err := wazero.NewCompilationCacheWithDir(other)
+	must(t, err)
+	rt := wazero.NewRuntimeWithConfig(t.Context(), wazero.NewRuntimeConfig().WithMemoryLimitPages(65536).WithCompilationCache(c))
+	_, err = rt.CompileModule(t.Context(), stub)
+	must(t, errors.Join(err, rt.Close(t.Context()), c.Close(t.Context())))
+	bad, err := os.ReadFile(filepath.Join(other, filepath.Base(filepath.Dir(name)), filepath.Base(name)))
+	must(t, err) // the stub's name is the same
+	_, mark, _ := strings.Cut(string(sums), " ")
+	sumOfBad := fmt.Sprintf("%d-%08x", len(bad), crc32.Checksum(bad, crc32.MakeTable(crc32.Castagnoli)))
+	for what, sums := range map[string]string{"with its checksum": sumOfBad + " " + mark, "with another's": string(sums), "with none of its code": sumOfBad} {
+		must(t, os.WriteFile(name, bad, 0o600))
+		must(t, os.WriteFile(sum, []byte(sums), 0o600))
+		if out := run(t, openShell(t, cfg), uncached("x")); !out.Success() {
+			t.Errorf("%s: %+v", what, out)
+		}
+		if is, err := os.ReadFile(name); err != nil || !bytes.Equal(is, good) {
+			t.Errorf("%s: the module was not compiled anew: %v", what, err)
+		}
+	}
+}
+
+// TestCodeOfBoth: code for one clock and for the other are in one directory, and neither is made twice.
+func TestCodeOfBoth(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "code")
+	files := func() (all []os.FileInfo) {
+		names, err := filepath.Glob(filepath.Join(dir, "*", "wazero-*", "*"))
+		must(t, err)
+		for _, name := range names {
+			fi, err := os.Stat(name)
+			must(t, err)
+			all = append(all, fi)
+		}
+		return all
+	}
+	var first []os.FileInfo
+	for range 2 {
+		for _, realClock := range []bool{false, true} {
+			run(t, openShell(t, Config{CodeDir: dir, RealClock: realClock}), uncached("echo fine"))
+		}
+		if first == nil {
+			first = files()
+		}
+	}
+	second := files()
+	if len(first) != 2 || len(second) != 2 || !os.SameFile(first[0], second[0]) || !os.SameFile(first[1], second[1]) {
+		t.Errorf("%v, then %v", first, second)
+	}
+}
+
+// TestCodeHalfMade: what a worker that was killed left of its work goes, once nobody can be at it.
+func TestCodeHalfMade(t *testing.T) {
+	cfg := Config{Module: []byte(nothing), CodeDir: filepath.Join(t.TempDir(), "code")}
+	e := openShell(t, cfg)
+	run(t, e, uncached("x"))
+	left, at := filepath.Join(e.cfg.code, "new-1"), filepath.Join(e.cfg.code, "new-2")
+	for _, d := range []string{left, at} {
+		must(t, os.MkdirAll(filepath.Join(d, "module", "wazero-0"), 0o700))
+	}
+	long := time.Now().Add(-2 * time.Hour)
+	must(t, os.Chtimes(left, long, long))
+	files, err := filepath.Glob(filepath.Join(e.cfg.code, "wazero-*", "*"))
+	must(t, err)
+	must(t, os.Remove(files[0])) // its checksum is there before it, too
+	run(t, openShell(t, cfg), uncached("x"))
+	if _, err := os.Stat(files[0]); err != nil {
+		t.Error(err)
+	}
+	all, err := filepath.Glob(filepath.Join(e.cfg.code, "new-*"))
+	must(t, err)
+	if !slices.Equal(all, []string{at}) {
+		t.Errorf("there are %q", all)
 	}
 }

@@ -13,8 +13,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/tetratelabs/wazero"
@@ -57,6 +59,7 @@ type worker struct {
 	out    *output
 	load   wire.Load
 	rt     wazero.Runtime
+	cache  wazero.CompilationCache // the runtime's, if its code is kept
 	module wazero.CompiledModule
 	waits  bool // for a task, having been started
 	// globals are the names of the module's, where its instances are used again, which their memory's images are for.
@@ -77,7 +80,7 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer, end func()) error {
 	w := &worker{in: newInput(ctx, in, end), out: newOutput(out)}
 	defer func() {
 		if w.rt != nil {
-			_ = w.rt.Close(context.WithoutCancel(ctx)) // it has no error but those of what is closed with it
+			_ = w.close(context.WithoutCancel(ctx)) // it has no error but those of what is closed with it
 		}
 	}()
 	if err := w.prepare(ctx); err != nil {
@@ -159,7 +162,9 @@ func (w *worker) prepare(ctx context.Context) error {
 		return err
 	}
 	if dir := string(w.load.CodeDir); dir != "" && unkept == nil && !w.load.InProcess {
-		_ = shareCode(dir, w.module) // it saves memory, and a worker without it is as good
+		if compiled, ok := codeOf(w.module); ok {
+			_ = shareCode(dir, compiled) // it saves memory, and a worker without it is as good
+		}
 	}
 	compiled := wire.Compiled{Used: used()}
 	if unkept != nil {
@@ -173,12 +178,11 @@ func (w *worker) prepare(ctx context.Context) error {
 
 // compile compiles the module, in a runtime that it makes for that. The code is kept where it is to be, unless unkept says why it is not.
 func (w *worker) compile(ctx context.Context, code []byte) (unkept, err error) {
-	k := kept{string(w.load.CodeDir)}
-	if k.dir != "" {
-		if unkept, err = w.compileKept(ctx, k, code); err == nil {
+	if dir := string(w.load.CodeDir); dir != "" {
+		done := false
+		if done, unkept = w.compileKept(ctx, kept{dir}, code); done {
 			return unkept, nil
-		}
-		unkept = err // if it can be compiled at all
+		} // or it cannot be compiled at all
 	}
 	if err := w.open(ctx, ""); err != nil {
 		return nil, err
@@ -189,51 +193,104 @@ func (w *worker) compile(ctx context.Context, code []byte) (unkept, err error) {
 	return unkept, nil
 }
 
-// compileKept compiles the module, and fails where the directory for code cannot be used, or the module not be compiled.
-func (w *worker) compileKept(ctx context.Context, k kept, code []byte) (unkept, err error) {
-	if err := k.check(); err != nil {
-		return nil, err
+// compileKept takes what is kept, or compiles the module to be kept. The error says why it is not; the module may be there all the same, which done says.
+func (w *worker) compileKept(ctx context.Context, k kept, code []byte) (done bool, err error) {
+	stub, err := component.Stub(code)
+	if err != nil {
+		return false, err
 	}
-	if err := w.open(ctx, k.dir); err != nil {
-		return nil, err
+	if done, err := w.take(ctx, k, stub); done || err != nil {
+		return done, err
+	}
+	made, err := k.begin()
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(made)) }()
+	as := kept{filepath.Join(made, "stub")}
+	if err := w.open(ctx, as.dir); err != nil {
+		return false, err
+	}
+	if _, err := w.rt.CompileModule(ctx, stub); err != nil || len(as.files()) == 0 {
+		return false, err // what is interpreted has no files
+	}
+	of := kept{filepath.Join(made, "module")}
+	if err := w.open(ctx, of.dir); err != nil {
+		return false, err
 	}
 	if w.module, err = w.rt.CompileModule(ctx, code); err != nil {
-		// What was kept may have been at fault. Or what was compiled could not be written: then it is in memory, and found there.
-		unkept = err
-		k.forget()
-		if w.module, err = w.rt.CompileModule(ctx, code); err != nil {
-			return nil, err
-		}
-		if len(k.files()) > 0 {
-			unkept = nil
-		}
+		// It may be that what was compiled could not be written: then it is in memory, and found there.
+		again := error(nil)
+		w.module, again = w.rt.CompileModule(ctx, code)
+		return again == nil, err
 	}
-	if err := k.sum(); err != nil {
-		return err, nil
+	compiled, ok := codeOf(w.module)
+	if !ok {
+		return true, errors.New("this wazero keeps it otherwise than is known here")
 	}
-	return unkept, nil
+	if err := k.put(of, as, mark(compiled)); err != nil {
+		return true, err
+	}
+	if done, err = w.take(ctx, k, stub); !done && err == nil {
+		err = errors.New("it is not found again")
+	}
+	return done, err
+}
+
+// take takes the module's code from where it is kept, if it is.
+func (w *worker) take(ctx context.Context, k kept, stub []byte) (done bool, err error) {
+	marks, err := k.check()
+	if err != nil || len(marks) == 0 {
+		return false, err
+	}
+	if err := w.open(ctx, k.dir); err != nil {
+		return false, err
+	}
+	if w.module, err = w.rt.CompileModule(ctx, stub); err != nil {
+		k.forget() // it may be at fault
+		return false, nil
+	}
+	if code, ok := codeOf(w.module); ok && slices.Contains(marks, mark(code)) {
+		return true, nil
+	}
+	if len(k.files()) == len(marks) {
+		k.forget() // one has other code than its checksum is of
+		return false, nil
+	}
+	_, err = k.check() // that of the stub goes, which was compiled now
+	return false, err
 }
 
 // open makes the runtime anew, with dir for its code if that is not empty.
 func (w *worker) open(ctx context.Context, dir string) error {
 	if w.rt != nil {
-		if err := w.rt.Close(ctx); err != nil {
+		if err := w.close(ctx); err != nil {
 			return err
 		}
 	}
 	cfg := wazero.NewRuntimeConfig().WithMemoryLimitPages(65536).WithCloseOnContextDone(w.load.InProcess)
 	if dir != "" {
-		c, err := wazero.NewCompilationCacheWithDir(dir)
-		if err != nil {
+		var err error
+		if w.cache, err = wazero.NewCompilationCacheWithDir(dir); err != nil {
 			return fmt.Errorf("cache of compiled modules: %w", err)
 		}
-		cfg = cfg.WithCompilationCache(c)
+		cfg = cfg.WithCompilationCache(w.cache)
 	}
 	w.rt = wazero.NewRuntimeWithConfig(ctx, cfg)
 	if err := w.wasi(ctx); err != nil {
 		return err
 	}
 	return w.own(ctx)
+}
+
+// close ends the runtime, with all that was compiled in it.
+func (w *worker) close(ctx context.Context) error {
+	err := w.rt.Close(ctx)
+	if w.cache != nil {
+		err = errors.Join(err, w.cache.Close(ctx))
+	}
+	w.rt, w.cache, w.module = nil, nil, nil
+	return err
 }
 
 // wasi offers wasip1, with our own proc_exit, and for all paths.

@@ -4,13 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
 	"os"
-	"reflect"
 	"unsafe"
 
-	"github.com/tetratelabs/wazero"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,8 +18,7 @@ const worthSharing = 1 << 20
 // if there is none: so all workers of a module have its pages in common, and those that no task needed are not in memory at all. It is for the
 // time before any of it runs. The file is as trusted as the compilation cache, in the same directory; it is compared, since its name only finds it.
 // Code that cannot be shared, such as where dir is mounted noexec, stays as it is.
-func shareCode(dir string, m wazero.CompiledModule) error {
-	code := codeOf(m)
+func shareCode(dir string, code []byte) error {
 	if len(code) < worthSharing {
 		return nil
 	}
@@ -37,40 +33,9 @@ func shareCode(dir string, m wazero.CompiledModule) error {
 	return nil
 }
 
-// codeOf is the memory with the largest compiled module of the engine that has m, in whole pages: nil if this wazero keeps that otherwise than we
-// know, or interprets.
-func codeOf(m wazero.CompiledModule) (largest []byte) {
-	inner := func(v reflect.Value, fields ...string) reflect.Value {
-		for _, f := range fields {
-			for v.Kind() == reflect.Interface || v.Kind() == reflect.Pointer {
-				v = v.Elem()
-			}
-			if v.Kind() != reflect.Struct {
-				return reflect.Value{}
-			}
-			v = v.FieldByName(f)
-		}
-		return v
-	}
-	all := inner(reflect.ValueOf(m), "compiledEngine", "compiledModules")
-	if all.Kind() != reflect.Map {
-		return nil
-	}
-	for i := all.MapRange(); i.Next(); {
-		code := inner(i.Value(), "compiledModule", "executables", "executable")
-		if code.Kind() != reflect.Slice || code.Type().Elem().Kind() != reflect.Uint8 {
-			return nil
-		}
-		if page := os.Getpagesize(); code.Len() > len(largest) && uintptr(code.UnsafePointer())%uintptr(page) == 0 {
-			largest = unsafe.Slice((*byte)(code.UnsafePointer()), (code.Len()+page-1)/page*page)
-		}
-	}
-	return largest
-}
-
 // share maps a file with what is in code in its place.
 func share(dir *os.Root, code []byte) error {
-	name := fmt.Sprintf("%08x-%x.code", crc32.Checksum(code, castagnoli), len(code))
+	name := mark(code) + ".code"
 	f, err := openCode(dir, name, code)
 	if errors.Is(err, fs.ErrNotExist) {
 		if f, err = writeCode(dir, name, code); err != nil {

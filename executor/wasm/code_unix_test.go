@@ -183,8 +183,12 @@ func TestCodeOfTheStub(t *testing.T) {
 	rt := wazero.NewRuntimeWithConfig(t.Context(), wazero.NewRuntimeConfig().WithMemoryLimitPages(65536).WithCompilationCache(c))
 	_, err = rt.CompileModule(t.Context(), stub)
 	must(t, errors.Join(err, rt.Close(t.Context()), c.Close(t.Context())))
-	bad, err := os.ReadFile(filepath.Join(other, filepath.Base(filepath.Dir(name)), filepath.Base(name)))
-	must(t, err) // the stub's name is the same
+	of, err := filepath.Glob(filepath.Join(other, "*", filepath.Base(name))) // the stub has this name
+	must(t, err)
+	bad, err := os.ReadFile(of[0])
+	must(t, err)
+	version := func(b []byte) int { return len("WAZEVO") + 1 + int(b[len("WAZEVO")]) } // is where wazero's version ends, which a test may have another of
+	bad = slices.Concat(good[:version(good)], bad[version(bad):])
 	_, mark, _ := strings.Cut(string(sums), " ")
 	sumOfBad := fmt.Sprintf("%d-%08x", len(bad), crc32.Checksum(bad, crc32.MakeTable(crc32.Castagnoli)))
 	for what, sums := range map[string]string{"with its checksum": sumOfBad + " " + mark, "with another's": string(sums), "with none of its code": sumOfBad} {

@@ -150,9 +150,6 @@ func (w *worker) prepare(ctx context.Context) error {
 		return fmt.Errorf("the module cannot be used: %w", err)
 	}
 	if w.load.Again {
-		if code, w.globals, err = component.ExportGlobals(code, "sandboxd global "); err != nil {
-			return fmt.Errorf("the module cannot be used again: %w", err)
-		}
 		if w.images, err = imageFile(); err != nil {
 			return err
 		}
@@ -176,6 +173,16 @@ func (w *worker) prepare(ctx context.Context) error {
 	return w.recognize(ctx)
 }
 
+// forAgain is the module, or its stub, with what is needed to use its instances again, if they are to be.
+func (w *worker) forAgain(code []byte) (_ []byte, err error) {
+	if w.load.Again {
+		if code, w.globals, err = component.ExportGlobals(code, "sandboxd global "); err != nil {
+			return nil, fmt.Errorf("the module cannot be used again: %w", err)
+		}
+	}
+	return code, nil
+}
+
 // compile compiles the module, in a runtime that it makes for that. The code is kept where it is to be, unless unkept says why it is not.
 func (w *worker) compile(ctx context.Context, code []byte) (unkept, err error) {
 	if dir := string(w.load.CodeDir); dir != "" {
@@ -183,6 +190,9 @@ func (w *worker) compile(ctx context.Context, code []byte) (unkept, err error) {
 		if done, unkept = w.compileKept(ctx, kept{dir}, code); done {
 			return unkept, nil
 		} // or it cannot be compiled at all
+	}
+	if code, err = w.forAgain(code); err != nil {
+		return nil, err
 	}
 	if err := w.open(ctx, ""); err != nil {
 		return nil, err
@@ -199,6 +209,9 @@ func (w *worker) compileKept(ctx context.Context, k kept, code []byte) (done boo
 	if err != nil {
 		return false, err
 	}
+	if stub, err = w.forAgain(stub); err != nil {
+		return false, err
+	}
 	if done, err := w.take(ctx, k, stub); done || err != nil {
 		return done, err
 	}
@@ -213,6 +226,9 @@ func (w *worker) compileKept(ctx context.Context, k kept, code []byte) (done boo
 	}
 	if _, err := w.rt.CompileModule(ctx, stub); err != nil || len(as.files()) == 0 {
 		return false, err // what is interpreted has no files
+	}
+	if code, err = w.forAgain(code); err != nil {
+		return false, err
 	}
 	of := kept{filepath.Join(made, "module")}
 	if err := w.open(ctx, of.dir); err != nil {

@@ -87,7 +87,7 @@ func uniq(_ context.Context, c *tool.Call) int {
 	})
 	show()
 	if err := out.Flush(); err != nil && out != c.Out {
-		return c.Fail("%s: %s", names[0], tool.Text(err))
+		return c.Fail("write error: %s", tool.Text(err))
 	}
 	return status
 }

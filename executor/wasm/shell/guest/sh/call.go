@@ -268,11 +268,11 @@ var mended = map[string]bool{"trap": true, "set": true, "cd": true, "read": true
 // each is the command for each of several names, or none. It fails if one does.
 func each(command, names []string) []string {
 	var b strings.Builder
-	b.WriteString("(_=0; ")
+	b.WriteString("(_wasm_status=0; ")
 	for _, n := range names {
-		fmt.Fprintf(&b, "%s %s || _=1; ", strings.Join(command, " "), quote(n))
+		fmt.Fprintf(&b, "%s %s || _wasm_status=1; ", strings.Join(command, " "), quote(n))
 	}
-	return []string{"eval", b.String() + "exit $_)"}
+	return []string{"eval", b.String() + "exit $_wasm_status)"}
 }
 
 func (r *runner) typeOf(ctx context.Context, args []string) []string {

@@ -233,6 +233,9 @@ func TestNothingStaysOpen(t *testing.T) {
 		"while read x <&3; do exec 4>g; break; done 3<<<x; for i in 1 2; do continue; done 5>h; g() { return 3; } 6>i; g",
 		"exec 3>f; timeout 0.1 sh -c 'exec 4>g; sleep 5'; :",
 		"exec 3>f; yes | head -n 1 >&3; while :; do echo x; done 4>g | head -n 1",
+		"trap 'echo x; exec 5>i' EXIT; f() { { exit 1; } 3>f; }; (f >g); { f 4>h; } >g",
+		"set -e; { { false; } 3>f >g; } 4>h",
+		"x=$({ sleep 0.02; echo y; } >f & echo z); { (sleep 0.02; echo y) 3>f & } | cat; { : & } 3>f | : & wait",
 	} {
 		if out, w := inWorld(t, newRoot(t), []string{"sh", "-c", script}); len(w.left) > 0 {
 			t.Errorf("%s: %v stay open: %+v", script, w.left, out)

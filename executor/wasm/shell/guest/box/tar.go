@@ -209,7 +209,7 @@ func (t *tarrer) excluded(name string) bool {
 	return false
 }
 
-func (t *tarrer) create(names []string) error {
+func (t *tarrer) create(names []string) (err error) {
 	if list, given := t.f.Get("T"); given {
 		r, err := t.c.Input(list)
 		if err != nil {
@@ -230,13 +230,16 @@ func (t *tarrer) create(names []string) error {
 	var w io.Writer = t.c.Out
 	file, given := t.f.Get("f")
 	if given && file != "-" {
-		f, err := t.c.Create(file, false)
-		if err != nil {
-			return fmt.Errorf("%s: Cannot open: %s", file, tool.Text(err))
+		f, e := t.c.Create(file, false)
+		if e != nil {
+			return fmt.Errorf("%s: Cannot open: %s", file, tool.Text(e))
 		}
 		b := bufio.NewWriterSize(f, 64<<10)
-		defer f.Close()
-		defer b.Flush()
+		defer func() {
+			if e := errors.Join(b.Flush(), f.Close()); err == nil {
+				err = e
+			}
+		}()
 		w = b
 	}
 	if t.f.Has("j") {
@@ -245,7 +248,11 @@ func (t *tarrer) create(names []string) error {
 	if t.f.Has("z") || t.f.Has("a") && (strings.HasSuffix(file, ".gz") || strings.HasSuffix(file, ".tgz")) {
 		z := gzip.NewWriter(w)
 		z.OS = 3
-		defer z.Close()
+		defer func() {
+			if e := z.Close(); err == nil {
+				err = e
+			}
+		}()
 		w = z
 	} else if t.f.Has("a") && !strings.HasSuffix(file, ".tar") {
 		return fmt.Errorf("%s: only gzip is written in the wasm shell", file)
@@ -256,13 +263,19 @@ func (t *tarrer) create(names []string) error {
 	if t.f.Has("numeric-owner") {
 		tw.root = ""
 	}
-	for _, name := range names {
+	// Each -C is for the names behind it.
+	dirs := slices.DeleteFunc(slices.Clone(t.f), func(x tool.Flag) bool { return x.Name != "C" })
+	t.dir = t.c.Dir
+	for i, name := range names {
+		for ; len(dirs) > 0 && dirs[0].At <= i; dirs = dirs[1:] {
+			t.dir = tool.Abs(t.dir, dirs[0].Value)
+		}
 		t.add(tw, name, file)
 	}
 	if err := tw.Close(); err != nil {
 		return err
 	}
-	_, err := w.Write(make([]byte, (record-n.n%record)%record))
+	_, err = w.Write(make([]byte, (record-n.n%record)%record))
 	return err
 }
 

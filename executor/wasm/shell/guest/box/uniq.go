@@ -56,7 +56,6 @@ func uniq(_ context.Context, c *tool.Call) int {
 		}
 		defer w.Close()
 		out = bufio.NewWriter(w)
-		defer out.Flush()
 		names = names[:1]
 	}
 	var first string
@@ -87,5 +86,8 @@ func uniq(_ context.Context, c *tool.Call) int {
 		})
 	})
 	show()
+	if err := out.Flush(); err != nil && out != c.Out {
+		return c.Fail("write error: %s", tool.Text(err))
+	}
 	return status
 }

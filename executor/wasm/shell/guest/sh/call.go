@@ -53,6 +53,13 @@ func (r *runner) intercept(ctx context.Context, args []string) ([]string, error)
 		if len(args) == 1 {
 			return []string{"return", strconv.Itoa(interp.HandlerCtx(ctx).LastExitStatus)}, nil
 		}
+	case "hash":
+		for _, name := range args[1:] {
+			if !strings.HasPrefix(name, "-") && !r.found(ctx, name) {
+				return fail(ctx, 1, "hash: %s: not found", name), nil
+			}
+		}
+		return []string{":"}, nil
 	case "set":
 		return set(args), nil
 	case "cd":
@@ -141,8 +148,11 @@ func printf(_ context.Context, c *tool.Call) int {
 
 // printfInto is printf -v.
 func (r *runner) printfInto(ctx context.Context, args []string) []string {
-	if len(args) < 4 || !syntax.ValidName(args[2]) {
-		return fail(ctx, 2, "printf: usage: printf -v NAME FORMAT [ARGUMENT...]; an element of an array is not supported")
+	if len(args) < 4 {
+		return fail(ctx, 2, "printf: usage: printf -v NAME FORMAT [ARGUMENT...]")
+	}
+	if name, index, elem := strings.Cut(args[2], "["); !syntax.ValidName(name) || elem && !strings.HasSuffix(index, "]") {
+		return fail(ctx, 2, "printf: `%s': not a valid identifier", args[2])
 	}
 	hc := interp.HandlerCtx(ctx)
 	var b strings.Builder
@@ -224,7 +234,11 @@ func (r *runner) command(ctx context.Context, args []string) ([]string, error) {
 	if own[ownPrefix+rest[0]] != nil || mended[rest[0]] {
 		was := r.hide(rest[0])
 		defer r.show(rest[0], was)
-		return r.intercept(ctx, rest)
+		out, err := r.intercept(ctx, rest)
+		if err == nil && interp.IsBuiltin(out[0]) {
+			out = append([]string{"builtin"}, out...) // and no function
+		}
+		return out, err
 	}
 	return append(args[:1:1], rest...), nil
 }
@@ -254,11 +268,11 @@ var mended = map[string]bool{"trap": true, "set": true, "cd": true, "read": true
 // each is the command for each of several names, or none. It fails if one does.
 func each(command, names []string) []string {
 	var b strings.Builder
-	b.WriteString("(_=0; ")
+	b.WriteString("(_wasm_status=0; ")
 	for _, n := range names {
-		fmt.Fprintf(&b, "%s %s || _=1; ", strings.Join(command, " "), quote(n))
+		fmt.Fprintf(&b, "%s %s || _wasm_status=1; ", strings.Join(command, " "), quote(n))
 	}
-	return []string{"eval", b.String() + "exit $_)"}
+	return []string{"eval", b.String() + "exit $_wasm_status)"}
 }
 
 func (r *runner) typeOf(ctx context.Context, args []string) []string {
@@ -293,6 +307,15 @@ func (r *runner) isTool(ctx context.Context, name string) bool {
 	}
 	hc := interp.HandlerCtx(ctx)
 	return r.shell.lookPath(&tool.Call{Dir: hc.Dir, Env: environ(hc.Env)}, name) == ""
+}
+
+// found tells whether there is a command of this name.
+func (r *runner) found(ctx context.Context, name string) bool {
+	if r.declared(name) || interp.IsBuiltin(name) || r.shell.tool(name) != nil {
+		return true
+	}
+	hc := interp.HandlerCtx(ctx)
+	return r.shell.lookPath(&tool.Call{Dir: hc.Dir, Env: environ(hc.Env)}, name) != ""
 }
 
 // signals can be named in a trap. None ever comes, since there is nobody to send one.
@@ -448,9 +471,6 @@ func (r *runner) read(ctx context.Context, args []string) ([]string, error) {
 	if !f.Has("d", "n", "N") {
 		return args, nil
 	}
-	if f.Has("a") {
-		return fail(ctx, 2, "read: -a with -d, -n or -N is not supported in the wasm shell"), nil
-	}
 	delim, limit := byte('\n'), -1
 	if d, given := f.Get("d"); given {
 		if delim = 0; d != "" {
@@ -465,7 +485,14 @@ func (r *runner) read(ctx context.Context, args []string) ([]string, error) {
 	}
 	line, eof := readUntil(hc.Stdin, delim, limit, which == "N", f.Has("r"))
 	var b strings.Builder
+	array, isArray := f.Get("a")
 	switch {
+	case isArray && syntax.ValidName(array):
+		b.WriteString(array + "=(")
+		for _, v := range expand.ReadFields(&expand.Config{Env: hc.Env}, line, -1, f.Has("r")) {
+			b.WriteString(quote(v) + " ")
+		}
+		b.WriteString("); ")
 	case len(names) == 0:
 		b.WriteString("REPLY=" + quote(line) + "; ")
 	case which == "N":

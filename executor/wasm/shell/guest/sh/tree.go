@@ -112,7 +112,7 @@ func processSubstitution(p *syntax.ProcSubst) syntax.WordPart {
 	if p.Op != syntax.CmdIn {
 		return templateWord("${_wasm_shell:?a process substitution for writing is not supported in the wasm shell}").Parts[0]
 	}
-	quoted := templateWord(`"$(_=$(builtin ` + substitution + `) && { :; } >"$_"; echo "$_")"`)
+	quoted := templateWord(`"$(_wasm_file=$(builtin ` + substitution + `) && { :; } >"$_wasm_file"; echo "$_wasm_file")"`)
 	syntax.Walk(quoted, func(n syntax.Node) bool {
 		if b, ok := n.(*syntax.Block); ok {
 			b.Stmts = p.Stmts

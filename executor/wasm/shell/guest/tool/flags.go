@@ -9,6 +9,7 @@ import (
 type Flag struct {
 	Name  string // one letter, or the long name if the option has no letter
 	Value string
+	At    int // how many operands were before it
 }
 
 // Flags are the options of a call in the order in which they were given.
@@ -83,13 +84,18 @@ func (c *Call) Parse(o Options) (flags Flags, operands []string, status int, ok 
 			if err != nil {
 				return nil, nil, c.Usage(status, "%v", err), false
 			}
+			f.At = len(operands)
 			flags = append(flags, f)
 			args = args[used:]
 		case len(a) > 1 && a[0] == '-':
 			var used int
 			var err error
+			from := len(flags)
 			if flags, used, err = cluster(flags, short, a[1:], args); err != nil {
 				return nil, nil, c.Usage(status, "%v", err), false
+			}
+			for i := range flags[from:] {
+				flags[from+i].At = len(operands)
 			}
 			args = args[used:]
 		default:

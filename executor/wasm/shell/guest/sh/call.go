@@ -361,7 +361,10 @@ func trap(args []string) []string {
 	return out
 }
 
-// set takes "posix" away, which changes nothing.
+// unchanging are options that make no difference here.
+var unchanging = map[string]bool{"posix": true, "hashall": true, "h": true, "notify": true, "b": true, "monitor": true, "m": true, "functrace": true, "T": true, "histexpand": true, "H": true}
+
+// set takes those away which change nothing.
 func set(args []string) []string {
 	out := []string{"set"}
 	for i := 1; i < len(args); i++ {
@@ -370,10 +373,14 @@ func set(args []string) []string {
 			return append(out, args[i:]...)
 		}
 		for j, l := range a[1:] {
-			if l != 'o' || j < len(a)-2 || i+1 == len(args) {
+			switch {
+			case unchanging[string(l)]:
+			case l != 'o' || j < len(a)-2 || i+1 == len(args):
 				out = append(out, a[:1]+string(l))
-			} else if i++; args[i] != "posix" {
-				out = append(out, a[:1]+"o", args[i])
+			default:
+				if i++; !unchanging[args[i]] || len(args[i]) == 1 {
+					out = append(out, a[:1]+"o", args[i])
+				}
 			}
 		}
 	}

@@ -56,7 +56,12 @@ func TestCrash(t *testing.T) {
 	for i := range crashTasks {
 		c.workers = append(c.workers, newCrashWorker(t, i))
 	}
-	for n := range rounds {
+	// By the time of the signal a moment may be over. Those in which outputs are put in place are the shortest: they get more rounds until one has been met.
+	again := func(n int) bool { return rounds >= 20 && n < 4*rounds && c.hit["outputs"] == 0 }
+	for n := 0; n < rounds || again(n); n++ {
+		if n >= rounds {
+			c.only = "outputs "
+		}
 		if c.round(t, n); t.Failed() {
 			t.Fatalf("in round %d, where the daemon was killed %s", n, c.when)
 		}
@@ -68,7 +73,7 @@ func TestCrash(t *testing.T) {
 			c.d.start()
 		}
 	}
-	t.Logf("%d results that clients were told of were found again; removed at restarts: %v, in so many of the %d rounds: %v", c.found, c.left, rounds, c.hit)
+	t.Logf("%d results that clients were told of were found again; removed at restarts: %v, in so many rounds: %v", c.found, c.left, c.hit)
 	if rounds >= 20 {
 		for _, k := range []string{"groups", "layers", "temporary_files", "outputs"} {
 			if c.hit[k] == 0 {
@@ -137,6 +142,7 @@ type crash struct {
 	r       *rand.Rand
 	workers []*crashWorker
 	when    string
+	only    string // what the names of moments have that are chosen
 	found   int
 	left    map[string]int // what restarts removed
 	hit     map[string]int // in how many rounds
@@ -197,12 +203,13 @@ func (c *crash) moment(t *testing.T, n int) (name string, wait func()) {
 		t.Fatalf("%v, %v, %q, %q", err, err2, owner, tmp)
 	}
 	tmp = slices.DeleteFunc(tmp, func(p string) bool { return strings.HasSuffix(p, ".lock") })
-	moments := []struct {
+	type moment struct {
 		name   string
 		dirs   []string
 		events uint32
 		prefix string
-	}{
+	}
+	moments := []moment{
 		{name: "at a random moment"},
 		{"when outputs were being staged", works, unix.IN_CREATE, ".sandboxd-"},
 		{"when a layer had been made", []string{sandboxes + "/layers"}, unix.IN_CREATE, ""},
@@ -216,7 +223,8 @@ func (c *crash) moment(t *testing.T, n int) (name string, wait func()) {
 		{"when a layer had been removed", []string{sandboxes + "/layers"}, unix.IN_DELETE, ""},
 		{"when the journal was written to", []string{filepath.Join(c.d.state, "placing")}, unix.IN_MODIFY | unix.IN_CREATE, ""},
 	}
-	m := moments[n%len(moments)]
+	chosen := slices.DeleteFunc(moments, func(m moment) bool { return !strings.Contains(m.name, c.only) })
+	m := chosen[n%len(chosen)]
 	late := time.Duration(c.r.IntN(2000)) * time.Microsecond * scale
 	if m.dirs == nil {
 		late = time.Duration(c.r.IntN(1500)) * time.Millisecond * scale

@@ -105,6 +105,32 @@ func coreReader(b []byte) (*reader, error) {
 	return &reader{b: b[len(coreMagic):]}, nil
 }
 
+// rewrite is a core module whose sections have other bodies where f returns some.
+func rewrite(core []byte, f func(id byte, body []byte) ([]byte, error)) ([]byte, error) {
+	r, err := coreReader(core)
+	if err != nil {
+		return nil, err
+	}
+	out := bytes.Clone(core[:len(core)-len(r.b)])
+	for len(r.b) > 0 {
+		start := len(core) - len(r.b)
+		id, body := r.section()
+		if r.err != nil {
+			return nil, r.err
+		}
+		to, err := f(id, body)
+		switch {
+		case err != nil:
+			return nil, err
+		case to == nil:
+			out = append(out, core[start:len(core)-len(r.b)]...)
+		default:
+			out = append(appendU32(append(out, id), uint32(len(to))), to...)
+		}
+	}
+	return out, nil
+}
+
 // OnlyFunctions refuses a core module that imports anything else, which nobody here has.
 func OnlyFunctions(core []byte) error {
 	r, err := coreReader(core)

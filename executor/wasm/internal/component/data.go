@@ -17,31 +17,16 @@ const (
 // which there are zeros then. Memory that is zero but for its segments, as all is that nobody imports, begins the same, with fewer segments to keep and to copy. A module
 // with passive segments, or some that overlap, is refused.
 func MergeData(core []byte, gap uint32) ([]byte, error) {
-	r, err := coreReader(core)
-	if err != nil {
-		return nil, err
-	}
-	out := bytes.Clone(core[:len(core)-len(r.b)])
-	for len(r.b) > 0 {
-		start := len(core) - len(r.b)
-		id, body := r.section()
-		if r.err != nil {
-			return nil, r.err
-		}
+	return rewrite(core, func(id byte, body []byte) ([]byte, error) {
 		switch id {
 		case coreDataCount:
 			// It is for instructions that name segments, and these are others now.
 			return nil, errors.New("it counts its data segments")
 		case coreData:
-			if body, err = mergeData(body, gap); err != nil {
-				return nil, err
-			}
-			out = append(appendU32(append(out, coreData), uint32(len(body))), body...)
-		default:
-			out = append(out, core[start:len(core)-len(r.b)]...)
+			return mergeData(body, gap)
 		}
-	}
-	return out, nil
+		return nil, nil
+	})
 }
 
 func mergeData(body []byte, gap uint32) ([]byte, error) {

@@ -32,7 +32,7 @@ func openCode(dir string, module cache.Digest) (string, error) {
 			return "", err
 		}
 	}
-	if err := lookAtCode(own); err != nil {
+	if err := lookWithin(own); err != nil {
 		return "", err
 	}
 	now := time.Now()
@@ -69,7 +69,11 @@ func lookAtCode(own string) error {
 			return err
 		}
 	}
-	// By now nobody else can put anything there. What was there before is looked at.
+	return lookWithin(own)
+}
+
+// lookWithin looks at what is in a directory where nobody else can put anything any more: some may be from before.
+func lookWithin(own string) error {
 	return filepath.WalkDir(own, func(p string, d fs.DirEntry, err error) error {
 		var fi fs.FileInfo
 		if err == nil {

@@ -158,11 +158,6 @@ func (w *worker) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if dir := string(w.load.CodeDir); dir != "" && unkept == nil && !w.load.InProcess {
-		if compiled, ok := codeOf(w.module); ok {
-			_ = shareCode(dir, compiled) // it saves memory, and a worker without it is as good
-		}
-	}
 	compiled := wire.Compiled{Used: used()}
 	if unkept != nil {
 		compiled.Unkept = unkept.Error()
@@ -253,7 +248,7 @@ func (w *worker) compileKept(ctx context.Context, k kept, code []byte) (done boo
 	return done, err
 }
 
-// take takes the module's code from where it is kept, if it is.
+// take takes the module's code from where it is kept, if it is, and has it in common with other workers.
 func (w *worker) take(ctx context.Context, k kept, stub []byte) (done bool, err error) {
 	marks, err := k.check()
 	if err != nil || len(marks) == 0 {
@@ -266,8 +261,13 @@ func (w *worker) take(ctx context.Context, k kept, stub []byte) (done bool, err 
 		k.forget() // it may be at fault
 		return false, nil
 	}
-	if code, ok := codeOf(w.module); ok && slices.Contains(marks, mark(code)) {
-		return true, nil
+	if code, ok := codeOf(w.module); ok {
+		if mark := mark(code); slices.Contains(marks, mark) {
+			if !w.load.InProcess {
+				_ = shareCode(k.dir, mark, code) // it saves memory, and a worker without it is as good
+			}
+			return true, nil
+		}
 	}
 	if len(k.files()) == len(marks) {
 		k.forget() // one has other code than its checksum is of

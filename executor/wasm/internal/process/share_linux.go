@@ -15,10 +15,10 @@ import (
 const worthSharing = 1 << 20
 
 // shareCode maps, in place of a module's compiled code, which wazero has for this process alone, a file in dir that has the same bytes, made
-// if there is none: so all workers of a module have its pages in common, and those that no task needed are not in memory at all. It is for the
+// if there is none, by the code's mark: so all workers of a module have its pages in common, and those that no task needed are not in memory at all. It is for the
 // time before any of it runs. The file is as trusted as the compilation cache, in the same directory; it is compared, since its name only finds it.
 // Code that cannot be shared, such as where dir is mounted noexec, stays as it is.
-func shareCode(dir string, code []byte) error {
+func shareCode(dir, mark string, code []byte) error {
 	if len(code) < worthSharing {
 		return nil
 	}
@@ -27,15 +27,14 @@ func shareCode(dir string, code []byte) error {
 		return err
 	}
 	defer root.Close()
-	if err := share(root, code); err != nil {
+	if err := share(root, mark+".code", code); err != nil {
 		return fmt.Errorf("share compiled code: %w", err)
 	}
 	return nil
 }
 
 // share maps a file with what is in code in its place.
-func share(dir *os.Root, code []byte) error {
-	name := mark(code) + ".code"
+func share(dir *os.Root, name string, code []byte) error {
 	f, err := openCode(dir, name, code)
 	if errors.Is(err, fs.ErrNotExist) {
 		if f, err = writeCode(dir, name, code); err != nil {

@@ -3,4 +3,4 @@
 package process
 
 // shareCode is for Linux.
-func shareCode(string, []byte) error { return nil }
+func shareCode(string, string, []byte) error { return nil }
